@@ -1,0 +1,163 @@
+"""The coordinator's commands: ``demo``, ``simulate``, ``distances``, ``groups``, ``report``.
+
+Heavy imports happen inside the functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protocol.files import atomic_json, atomic_write
+
+RunConfig = Annotated[
+    str,
+    typer.Option(
+        help="Overrides of the app's settings, as for `flwr run`: 'rounds=5 strategy=\"fedprox\"'."
+    ),
+]
+Port = Annotated[int, typer.Option(help="Port of the SuperLink on 127.0.0.1; 0 takes a free one.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Flower's whole log.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run folder if it holds an earlier run.")
+]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON here.")]
+MeasureName = Annotated[str, typer.Option(help="Distance between tasks.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the coordinator's commands to the command line."""
+    app.command(epilog="Example: fedprint demo --out runs/demo")(demo)
+    app.command(epilog="Example: fedprint simulate hospitals/ --out runs/first")(simulate)
+    app.command(epilog="Example: fedprint distances runs/demo --measure bkld-small-target")(
+        distances
+    )
+    app.command(epilog="Example: fedprint groups runs/demo --out groups.json")(groups)
+    app.command(epilog="Example: fedprint report runs/demo")(report)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Which images the sites draw, and all training.")] = 0,
+    run_config: RunConfig = "",
+    port: Port = 0,
+    verbose: Verbose = False,
+) -> None:
+    """Run the main job on bundled real images: site folders, exchange, groups, training, report."""
+    from fl_server.demo_data import write_demo_sites
+    from fl_server.simulation import run_simulation
+
+    from_scratch = out / "sites"
+    typer.echo(f"writing the demo's site folders to {from_scratch}")
+    folders = write_demo_sites(from_scratch, seed=seed)
+    typer.echo(f"{len(folders)} sites, as hospitals would hold them")
+    run_simulation(
+        from_scratch, out, f"seed={seed} {run_config}", port=port, verbose=verbose, overwrite=True
+    )
+
+
+def simulate(
+    sites_dir: Annotated[Path, typer.Argument(help="Folder of site folders.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    run_config: RunConfig = "",
+    port: Port = 0,
+    verbose: Verbose = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the main job on any folder of site folders, on Flower's simulation engine."""
+    from fl_server.simulation import run_simulation
+
+    run_simulation(sites_dir, out, run_config, port=port, verbose=verbose, overwrite=overwrite)
+
+
+def distances(
+    folder: Annotated[Path, typer.Argument(help="Run folder, or a folder of fingerprints.")],
+    measure: MeasureName = "bkld-large-unweighted",
+    out: Annotated[Path | None, typer.Option(help="CSV to write: row = source.")] = None,
+    json_out: JsonOut = None,
+) -> None:
+    """Compute the distances between the fingerprints of a folder; row = source, lower = closer."""
+    from fl_server.collection import read_collection
+    from fl_server.runfolder import distances_csv
+    from strategies.measures import get_measure
+
+    chosen = get_measure(measure)
+    collection = read_collection(folder)
+    names = collection.names
+    matrix = chosen.matrix(collection.fingerprints, collection.fingerprints, collection.spec)
+    if out is not None:
+        atomic_write(out, distances_csv(names, matrix))
+        typer.echo(f"{out}: {len(names)} x {len(names)} {measure} distances")
+    if json_out is not None:
+        atomic_json(json_out, {"measure": measure, "sites": names, "distances": matrix.tolist()})
+    if out is None:
+        _table(
+            f"{measure} (row = source, column = target, lower = closer)",
+            ["source", *names],
+            [
+                [name, *(f"{x:.5f}" for x in row)]
+                for name, row in zip(names, matrix.tolist(), strict=True)
+            ],
+        )
+
+
+def groups(
+    folder: Annotated[Path, typer.Argument(help="Run folder, or a folder of fingerprints.")],
+    out: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
+    min_size: Annotated[int, typer.Option(min=1, help="Smallest group.")] = 1,
+    max_size: Annotated[int, typer.Option(min=0, help="Largest group; 0 is no limit.")] = 0,
+    partners: Annotated[int, typer.Option(min=1, help="Co-training partners a site.")] = 3,
+    json_out: JsonOut = None,
+) -> None:
+    """Group the sites of a folder by their fingerprints alone, and name each one's partners."""
+    from fl_server.collection import read_collection
+    from fl_server.decisions import decide
+
+    collection = read_collection(folder)
+    decision = decide(
+        collection.fingerprints,
+        collection.spec,
+        min_size=min_size,
+        max_size=max_size,
+        partners=partners,
+    )
+    for target in (out, json_out):
+        if target is not None:
+            atomic_json(target, decision.groups)
+    if out is not None:
+        typer.echo(f"{out}: {len(decision.groups.groups)} groups of {len(collection.names)} sites")
+        return
+    _table(
+        "groups, from fingerprints alone",
+        ["group", "site", "margin", "stability", "why"],
+        [
+            [group.name, site, f"{why.margin:.2f}", f"{why.stability:.2f}", why.reason]
+            for group in decision.groups.groups
+            for site in group.sites
+            for why in [decision.groups.sites[site]]
+        ],
+    )
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+) -> None:
+    """Write the run folder's report.html, self-contained."""
+    from fl_server.report import write_report
+
+    typer.echo(f"report: {write_report(run)}")
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

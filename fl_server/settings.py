@@ -1,0 +1,81 @@
+"""What one run was asked to do: the run-config of Flower, validated once at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from protocol.errors import ConfigError
+
+Arm = Literal["alone", "together", "random", "grouped"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+
+
+class RunSettings(BaseModel):
+    """Settings of one run; the names are those of ``[tool.flwr.app.config]``, kebab-case there.
+
+    Attributes
+    ----------
+    arms : tuple of str
+        Trainings that are compared on the same budget; empty exchanges fingerprints only.
+    learning_rate : float
+        Step size of local training; 0 takes the recipe's default, negative asks Lightning's finder.
+    max_group_size : int
+        Largest group; 0 means no limit.
+    timeout : float
+        Seconds that one phase may wait for the sites' replies.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sites_dir: str = ""
+    out: str = "runs/flower"
+    spec: str = "lite0-100"
+    measure: str = "bkld-large-unweighted"
+    strategy: str = "fedavg"
+    recipe: Literal["adapter", "fine-tune"] = "adapter"
+    arms: tuple[Arm, ...] = ARMS
+    rounds: int = Field(10, ge=1, le=10_000)
+    local_epochs: int = Field(2, ge=1, le=1_000)
+    batch_size: int = Field(16, ge=1, le=4096)
+    learning_rate: float = Field(0.0, ge=-1, lt=100)
+    proximal_mu: float = Field(0.0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
+    min_group_size: int = Field(1, ge=1)
+    max_group_size: int = Field(0, ge=0)
+    partners: int = Field(3, ge=1)
+    device: str = ""
+    min_sites: int = Field(2, ge=1)
+    timeout: float = Field(1800.0, gt=0)
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("arms")
+    @classmethod
+    def _guard_needs_alone(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        """Order the arms and add ``alone``: without it nobody can tell a gain from a loss."""
+        wanted = {*arms, "alone"} if arms else set()
+        return tuple(arm for arm in ARMS if arm in wanted)
+
+    @classmethod
+    def from_run_config(cls, config: Mapping[str, object]) -> RunSettings:
+        """Read a Flower run-config.
+
+        Raises
+        ------
+        ConfigError
+            Naming the first key whose value cannot be used.
+        """
+        try:
+            return cls.model_validate({key.replace("-", "_"): v for key, v in config.items()})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"][:1]).replace("_", "-")
+            raise ConfigError(f"run-config {key}={first['input']!r}: {first['msg']}") from error

@@ -1,0 +1,148 @@
+"""One federation on this machine: a folder of site folders in, a finished run folder out."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fl_server.engine import app_files, simulate
+from fl_server.report import write_report
+from fl_server.settings import RunSettings
+from protocol.errors import ConfigError, DataError
+from protocol.spec import load_spec
+from strategies.flower import strategy_maker
+from strategies.measures import get_measure
+
+_PAIR = re.compile(r"""([\w-]+)=('[^']*'|"[^"]*"|\S+)""")
+
+
+def run_simulation(
+    sites_dir: Path,
+    out: Path,
+    run_config: str = "",
+    *,
+    port: int = 0,
+    verbose: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Run the app over every site folder below `sites_dir` and write the report.
+
+    Parameters
+    ----------
+    sites_dir : Path
+        Folder of site folders.
+    out : Path
+        Run folder; created, and refused if it holds an earlier run unless `overwrite`.
+    run_config : str
+        Overrides of the app's settings, ``key=value`` separated by blanks.
+    port, verbose
+        See `fl_server.engine.simulate`.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    ConfigError, DataError
+        Before anything is started, if a setting or the folder cannot be used.
+    FedprintError
+        If the run did not complete.
+    """
+    overrides = parse_run_config(run_config)
+    check_settings(overrides)
+    folders = site_folders(sites_dir)
+    if len(folders) < 2:
+        raise DataError(
+            f"{sites_dir} holds {len(folders)} site folders: a federation needs at least two, "
+            "each a folder with class subfolders or a site.toml"
+        )
+    prepare_run_folder(out, overwrite)
+    values = {
+        "min-sites": len(folders),
+        **overrides,
+        "sites-dir": str(sites_dir.resolve()),
+        "out": str(out.resolve()),
+    }
+    simulate(len(folders), values, port=port, verbose=verbose, show=typer.echo)
+    report = write_report(out)
+    typer.echo(f"report: {report}")
+    return report
+
+
+def site_folders(sites_dir: Path) -> list[Path]:
+    """Return the folders below `sites_dir`, by name, as the simulated sites deal them out."""
+    if not sites_dir.is_dir():
+        raise DataError(f"{sites_dir} is not a folder: give the folder that holds the site folders")
+    return sorted(p for p in sites_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def prepare_run_folder(out: Path, overwrite: bool) -> None:
+    """Make the run folder and see that it can be written; clear an earlier run if allowed.
+
+    Only what a run writes is removed: the demo's ``sites`` stay, and so does anything else.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write to {out}: permission denied; choose another --out")
+    if not (out / "run.json").exists():
+        return
+    if not overwrite:
+        raise ConfigError(f"{out} holds an earlier run: choose another --out or add --overwrite")
+    for name in ("run.json", "report.html", "metrics.json", "groups.json", "distances.csv"):
+        (out / name).unlink(missing_ok=True)
+    for name in ("fingerprints", "log"):
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def parse_run_config(text: str) -> dict[str, Any]:
+    """Read ``key=value`` pairs as ``flwr run --run-config`` does; the last of a key counts.
+
+    Raises
+    ------
+    ConfigError
+        If anything in the text is not such a pair.
+    """
+    values: dict[str, Any] = {}
+    rest = _PAIR.sub("", text).strip()
+    if rest:
+        raise ConfigError(f"run-config {rest!r} is not key=value; quote strings: spec=\"lite0-100\"")
+    for key, value in _PAIR.findall(text):
+        try:
+            values |= tomllib.loads(f"{key} = {value}")
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(
+                f"run-config {key}={value}: not a TOML value; quote strings: {key}=\"{value}\""
+            ) from error
+    return values
+
+
+def check_settings(overrides: dict[str, Any]) -> RunSettings:
+    """Find a wrong setting before any process is started.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key, and what it may be.
+    """
+    known = tomllib.loads((app_files() / "pyproject.toml").read_text())["tool"]["flwr"]["app"][
+        "config"
+    ]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown run-config {unknown[0]}: known are {', '.join(sorted(known))}")
+    settings = RunSettings.from_run_config({**known, **overrides})
+    load_spec(settings.spec).require_ready()
+    get_measure(settings.measure)
+    strategy_maker(settings.strategy)
+    return settings

@@ -1,0 +1,163 @@
+"""Signing keys: Ed25519 or NIST elliptic curves, read from PEM or OpenSSH files.
+
+securesystemslib signs and verifies; its own ``file2:`` scheme reads neither OpenSSH files nor
+encrypted PEM, so the files are read here, with `cryptography`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+    load_ssh_private_key,
+)
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from protocol.errors import ConfigError
+from protocol.files import atomic_write, create_once
+
+SigningKey: TypeAlias = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_KINDS = "fedprint signs with Ed25519 or the NIST curves P-256, P-384 and P-521"
+
+
+def generate_key() -> Ed25519PrivateKey:
+    """Return a fresh Ed25519 private key."""
+    return Ed25519PrivateKey.generate()
+
+
+def load_private_key(path: Path | str, passphrase: bytes | str | None = None) -> SigningKey:
+    """Read a private key file in PEM or OpenSSH form.
+
+    Parameters
+    ----------
+    path : Path or str
+        For example the key that authenticates a SuperNode.
+    passphrase : bytes or str or None
+        For an encrypted file.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing, is no key, is encrypted with another passphrase, or holds a key
+        of an unsupported kind.
+    """
+    secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"key file {path} cannot be read: {error.strerror}") from error
+    openssh = data.lstrip().startswith(b"-----BEGIN OPENSSH PRIVATE KEY-----")
+    load = load_ssh_private_key if openssh else load_pem_private_key
+    try:
+        return _supported(load(data, secret))
+    except UnsupportedAlgorithm as error:
+        raise ConfigError(
+            f"key file {path} needs a package that is missing (for encrypted OpenSSH keys: "
+            f"pip install bcrypt): {error}"
+        ) from error
+    except (TypeError, ValueError) as error:
+        if "password" in str(error).lower() or "decrypt" in str(error).lower():
+            raise ConfigError(
+                f"key file {path} cannot be opened with this passphrase: give the right one, "
+                "or none when it is not encrypted"
+            ) from error
+        raise ConfigError(
+            f"key file {path} is not a private key in PEM or OpenSSH form; {_KINDS}"
+        ) from error
+
+
+def save_private_key(path: Path | str, key: PrivateKeyTypes) -> None:
+    """Write a key as unencrypted PKCS#8 PEM that only its owner can read (0600), atomically."""
+    atomic_write(path, _private_pem(key), mode=0o600)
+
+
+def user_key(path: Path | str | None = None) -> SigningKey:
+    """Return the user's own key, made on the first call.
+
+    Parameters
+    ----------
+    path : Path or str or None
+        The key file; by default ``fedprint/key.pem`` in the user's configuration folder.
+    """
+    target = Path(path) if path is not None else default_key_path()
+    if not target.exists():
+        try:
+            create_once(target, _private_pem(generate_key()), mode=0o600)
+        except FileExistsError:
+            pass  # another process was first: take its key
+    return load_private_key(target)
+
+
+def default_key_path() -> Path:
+    """Return where `user_key` keeps the key: ``$XDG_CONFIG_HOME/fedprint/key.pem``."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "fedprint" / "key.pem"
+
+
+def signer(key: PrivateKeyTypes) -> CryptoSigner:
+    """Return securesystemslib's signer of a key.
+
+    Raises
+    ------
+    ConfigError
+        When the key is of an unsupported kind.
+    """
+    return CryptoSigner(_supported(key))
+
+
+def public_pem(key: PrivateKeyTypes) -> str:
+    """Return the public half as PEM text (SubjectPublicKeyInfo)."""
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()
+
+
+def public_key(pem: str) -> SSlibKey:
+    """Read a public key for verification.
+
+    Parameters
+    ----------
+    pem : str
+        PEM text (SubjectPublicKeyInfo) of an Ed25519 or NIST curve key.
+
+    Raises
+    ------
+    ConfigError
+        When it is none.
+    """
+    try:
+        key = SSlibKey.from_crypto(load_pem_public_key(pem.encode()))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"this is not a public key in PEM form; {_KINDS}") from error
+    if key.keytype not in ("ed25519", "ecdsa"):
+        raise ConfigError(f"public key is of the unsupported kind {key.keytype}; {_KINDS}")
+    return key
+
+
+def key_id(pem: str) -> str:
+    """Return the key id of a public key: a SHA-256 over its kind and value, 64 digits."""
+    return public_key(pem).keyid
+
+
+def _private_pem(key: PrivateKeyTypes) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _supported(key: object) -> SigningKey:
+    if isinstance(key, Ed25519PrivateKey):
+        return key
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES):
+        return key
+    raise ConfigError(f"this key cannot be used ({type(key).__name__}); {_KINDS}")

@@ -1,0 +1,34 @@
+"""Names of sites: they become file names, table headers and log lines, so few signs are allowed."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from protocol.errors import DataError
+
+_PATTERN = r"^\w[\w .()+@-]{0,99}$"
+
+SiteName = Annotated[str, StringConstraints(pattern=_PATTERN)]
+"""A site's name as a pydantic field."""
+
+Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 digest as 64 lower-case hexadecimal digits."""
+
+
+def check_site_name(name: str) -> str:
+    """Return the name when a site can be called so.
+
+    Raises
+    ------
+    DataError
+        When the name could not safely be a file name.
+    """
+    if not re.fullmatch(_PATTERN, name):
+        raise DataError(
+            f"site name {name!r} is not usable: take up to 100 letters, digits, spaces and _ . - "
+            "( ) + @, starting with a letter or digit (--name)"
+        )
+    return name
