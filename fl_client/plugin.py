@@ -1,7 +1,7 @@
 """Fingerprinting as a plugin: one line adds it to any Flower ClientApp.
 
-    from fl_client.plugin import add_fingerprinting
-    add_fingerprinting(app)
+from fl_client.plugin import add_fingerprinting
+add_fingerprinting(app)
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_client.policy import Policy, load_policy, local_policy
+from fl_client.policy import Policy, gate, load_policy, local_policy
+from fl_client.release import make_binding, make_release
 from fl_client.site import Site, read_site
 from protocol.errors import ConfigError, DataError, FedprintError
-from protocol.hello import Hello, to_hello, to_refusal
-from protocol.keys import generate_key, load_private_key, private_pem, public_pem
-from protocol.records import from_request, to_reply
+from protocol.keys import generate_key, load_private_key, public_pem
+from protocol.records import ReleaseRequest, from_release_request, to_hello, to_refusal, to_reply
 
 KEY_RECORD = "fedprint.key"
 
@@ -81,17 +87,15 @@ def add_fingerprinting(app: ClientApp, find_folder: FindFolder = site_folder) ->
     @answering
     def hello(_message: Message, context: Context) -> RecordDict:
         site = current_site(context, find_folder)
-        return to_hello(Hello(site=site.name, public_key=public_pem(signing_key(context))))
+        return to_hello(site.name, public_pem(signing_key(context)))
 
     @app.query("fingerprint")
     @answering
     def fingerprint(message: Message, context: Context) -> RecordDict:
-        from fl_client.answer import release_for
-
-        request = from_request(message.content)
+        request = from_release_request(message.content)
         site = current_site(context, find_folder)
         key, policy = signing_key(context), site_policy(context)
-        return to_reply(*release_for(site, request, key, policy, device_name(context)))
+        return to_reply(*answer_request(site, request, key, policy, device_name(context)))
 
     return app
 
@@ -106,7 +110,7 @@ def answering(
         try:
             content = answer(message, context)
         except FedprintError as error:
-            content = to_refusal(error)
+            content = to_refusal(str(getattr(error, "reason", "site-error")), str(error))
         return Message(content, reply_to=message)
 
     return wrapped
@@ -145,10 +149,8 @@ def signing_key(context: Context) -> PrivateKeyTypes:
             Path(str(named)).expanduser(), passphrase.encode() if passphrase else None
         )
     if KEY_RECORD not in context.state.config_records:
-        pem = private_pem(generate_key())
-        context.state.config_records[KEY_RECORD] = ConfigRecord({"pem": pem})
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
+        made = generate_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        context.state.config_records[KEY_RECORD] = ConfigRecord({"pem": made})
     pem = context.state.config_records[KEY_RECORD]["pem"]
     assert isinstance(pem, bytes)
     return load_pem_private_key(pem, None)
@@ -176,3 +178,30 @@ def device_name(context: Context) -> str | None:
     """Device that the site, or else the run, asks for; None chooses by itself."""
     name = context.node_config.get("device") or context.run_config.get("device")
     return str(name) if name else None
+
+
+def answer_request(
+    site: Site,
+    request: ReleaseRequest,
+    key: PrivateKeyTypes,
+    policy: Policy,
+    device: str | None,
+) -> tuple[bytes, bytes, bytes]:
+    """Pass a request through the site's gate, then fingerprint, sign and bind.
+
+    Returns
+    -------
+    payload, release, binding : bytes
+        The safetensors file and the two envelopes.
+
+    Raises
+    ------
+    PolicyError
+        If the site's policy does not permit it; no image is opened then.
+    """
+    from fl_client.features import cached_features
+
+    gate(policy, request.spec, site)
+    _, counts = cached_features(site, request.spec, device)
+    payload, release = make_release(site, counts, request.spec, key, policy)
+    return payload, release, make_binding(site.name, release, request.run, request.nonce, key)

@@ -82,9 +82,9 @@ def distances(
     """Compute the distances between the fingerprints of a folder; row = source, lower = closer."""
     from fl_server.collection import read_collection
     from fl_server.runfolder import distances_csv
-    from strategies.measures import get_measure
+    from strategies.measures import get
 
-    chosen = get_measure(measure)
+    chosen = get(measure)
     collection = read_collection(folder)
     names = collection.names
     matrix = chosen.matrix(collection.fingerprints, collection.fingerprints, collection.spec)

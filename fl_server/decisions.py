@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from protocol.runfiles import GroupEntry, GroupsFile, PartnerEntry, SiteGroupEntry
 
 from protocol.fingerprint import Fingerprint
-from protocol.runfiles import GroupEntry, GroupsFile, PartnerEntry, SiteGroupEntry
 from protocol.spec import Spec
 from strategies.grouping import GroupingOptions, group
-from strategies.measures import get_measure
-from strategies.partners import rank_partners
+from strategies.measures import get
+from strategies.partners import partners as rank_partners
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def decide(
     """
     ordered = sorted(fingerprints, key=lambda fingerprint: fingerprint.site)
     names = [fingerprint.site for fingerprint in ordered]
-    distances = get_measure(measure).matrix(ordered, ordered, spec)  # [k, k]
+    distances = get(measure).matrix(ordered, ordered, spec)  # [k, k]
     ranked = rank_partners(distances, names, partners)
-    options = GroupingOptions(min_size=min_size, max_size=max_size or None)
+    options = GroupingOptions(min_size=min_size, max_size=max_size or None, partners=partners)
     found = group(ordered, spec, options)
     return Decision(
         names,

@@ -66,7 +66,7 @@ SITES: tuple[SitePlan, ...] = (
     SitePlan("digits-3", "handwritten digits", "handwritten digits", tuple("456789"), 150),
     SitePlan("digits-4", "handwritten digits", "handwritten digits", tuple("678901"), 120),
     *_same("texture", "textures", _TEXTURE, 120, 60, 30),
-    *_same("land", "land cover", _FIELD, 210, 130, 90),
+    *_same("land", "land cover", _FIELD, 200, 120, 80),
     # Disjoint label sets of one data set: nobody else holds any of these classes.
     SitePlan("pasture", "pasture survey", "land cover", _PASTURE, 100),
     SitePlan("farm", "farm survey", "land cover", _FARM, 120),

@@ -92,14 +92,14 @@ def brain_tissue(rng: np.random.Generator) -> Pool:
     masks = {
         "grey": grey > 180,
         "white": white > 220,
-        "other": (grey < 40) & (white < 40) & (t1 > 25),
+        "other": (grey < 60) & (white < 60) & (t1 > 25),
     }
     pool = Pool([], [], [])
     for first in range(12, 140, 4):  # slabs of three slices, one slice left out between two slabs
         slab = slice(first, first + 3)
         for name, mask in masks.items():
             corners = np.argwhere(mask[half:-half, half:-half, slab])  # [k, 3]
-            for x, y, z in corners[rng.integers(len(corners), size=6)]:
+            for x, y, z in rng.permutation(corners)[:6]:
                 patch = t1[x : x + size, y : y + size, first + z]
                 _add(pool, np.rot90(patch), name, f"slab-{first:03d}")
     return pool

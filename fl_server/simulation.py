@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from strategies.flower import strategy_maker
 
 from fl_server.engine import app_files, simulate
 from fl_server.report import write_report
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, DataError
 from protocol.spec import load_spec
-from strategies.flower import strategy_maker
-from strategies.measures import get_measure
+from strategies.measures import get
 
 _PAIR = re.compile(r"""([\w-]+)=('[^']*'|"[^"]*"|\S+)""")
 
@@ -92,7 +92,9 @@ def prepare_run_folder(out: Path, overwrite: bool) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+        raise ConfigError(
+            f"cannot write to {out}: {error.strerror}; choose another --out"
+        ) from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write to {out}: permission denied; choose another --out")
     if not (out / "run.json").exists():
@@ -116,13 +118,13 @@ def parse_run_config(text: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     rest = _PAIR.sub("", text).strip()
     if rest:
-        raise ConfigError(f"run-config {rest!r} is not key=value; quote strings: spec=\"lite0-100\"")
+        raise ConfigError(f'run-config {rest!r} is not key=value; quote strings: spec="lite0-100"')
     for key, value in _PAIR.findall(text):
         try:
             values |= tomllib.loads(f"{key} = {value}")
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(
-                f"run-config {key}={value}: not a TOML value; quote strings: {key}=\"{value}\""
+                f'run-config {key}={value}: not a TOML value; quote strings: {key}="{value}"'
             ) from error
     return values
 
@@ -143,6 +145,6 @@ def check_settings(overrides: dict[str, Any]) -> RunSettings:
         raise ConfigError(f"unknown run-config {unknown[0]}: known are {', '.join(sorted(known))}")
     settings = RunSettings.from_run_config({**known, **overrides})
     load_spec(settings.spec).require_ready()
-    get_measure(settings.measure)
+    get(settings.measure)
     strategy_maker(settings.strategy)
     return settings

@@ -13,7 +13,6 @@ from typing import TypeAlias, TypeVar
 from pydantic import BaseModel, ValidationError
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError as SSlibVerificationError
-from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from protocol.errors import (
     BadSignature,
@@ -24,7 +23,7 @@ from protocol.errors import (
     one_line,
 )
 from protocol.files import canonical_json
-from protocol.keys import public_key
+from protocol.keys import CryptoSigner, SSlibKey, key_pem, public_key
 
 IN_TOTO = "application/vnd.in-toto+json"
 LIMIT = 16 * 1024 * 1024
@@ -57,7 +56,7 @@ def sign(statement: BaseModel, signer: CryptoSigner, payload_type: str = IN_TOTO
     payload = canonical_json(statement.model_dump(mode="json", by_alias=True))
     envelope = Envelope(payload, payload_type, {})
     signature = envelope.sign(signer)
-    signature.unrecognized_fields[PUBLIC_KEY] = _pem(signer.public_key)
+    signature.unrecognized_fields[PUBLIC_KEY] = key_pem(signer.public_key)
     return canonical_json(envelope.to_dict())
 
 
@@ -154,10 +153,3 @@ def _parse(data: bytes, payload_type: str | None, limit: int) -> Envelope:
     if not isinstance(found, str) or (payload_type is not None and found != payload_type):
         raise MalformedEnvelope(f"the envelope holds {found!r:.80} instead of {payload_type}")
     return envelope
-
-
-def _pem(key: SSlibKey) -> str:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    pem = key._crypto_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return pem.decode()

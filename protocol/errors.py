@@ -110,6 +110,18 @@ class StaleNonce(VerificationError):
     reason = "stale-nonce"
 
 
+class StaleStore(VerificationError):
+    """A trust store older than one that was seen already: a rollback."""
+
+    reason = "stale-store"
+
+
+class BadLog(VerificationError):
+    """A transparency log whose entries, checkpoint or proofs do not fit together."""
+
+    reason = "bad-log"
+
+
 class NotYetValid(VerificationError):
     """Issued in the future, beyond what clocks may differ."""
 

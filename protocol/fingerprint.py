@@ -57,7 +57,8 @@ class Fingerprint:
         counts = np.maximum(self.counts, 0).astype(np.float64)  # [m, b]
         totals = counts.sum(axis=1, keepdims=True)  # [m, 1]
         uniform = np.full_like(counts, 1.0 / counts.shape[1])
-        return np.divide(counts, totals, out=uniform, where=totals > 0)
+        rows: NDArray[np.float64] = np.divide(counts, totals, out=uniform, where=totals > 0)
+        return rows
 
 
 def smallest_integer(counts: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
@@ -66,6 +67,7 @@ def smallest_integer(counts: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any
     Parameters
     ----------
     counts : ndarray of int, shape [m, b]
+        Any integers, in any memory layout.
 
     Raises
     ------
@@ -88,15 +90,24 @@ def counts_to_bytes(counts: NDArray[np.integer[Any]]) -> bytes:
     return safetensors.numpy.save({TENSOR: smallest_integer(counts)})
 
 
-def counts_from_bytes(data: bytes) -> NDArray[np.integer[Any]]:
+def counts_from_bytes(
+    data: bytes, shape: tuple[int, int] | None = None
+) -> NDArray[np.integer[Any]]:
     """Return the counts [m, b] of a fingerprint's safetensors file.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+    shape : (int, int) or None
+        Features m and bins b that it must have.
 
     Raises
     ------
     MalformedPayload
         When it is no safetensors file with the one tensor ``counts``.
     BadShape, BadDtype, NotFinite
-        When the tensor is not a matrix of integers.
+        When the tensor is not a matrix of integers of that shape.
     """
     try:
         tensors = safetensors.numpy.load(data)
@@ -109,6 +120,8 @@ def counts_from_bytes(data: bytes) -> NDArray[np.integer[Any]]:
     counts = tensors[TENSOR]
     if counts.ndim != 2:
         raise BadShape(f"counts have shape {counts.shape}, not features x bins")
+    if shape is not None and counts.shape != shape:
+        raise BadShape(f"counts have shape {counts.shape}, the spec asks for {shape}")
     if counts.dtype.kind == "f" and not bool(np.isfinite(counts).all()):
         raise NotFinite("counts hold NaN or infinity")
     if counts.dtype not in [np.dtype(t) for t in _INTEGERS]:

@@ -6,13 +6,14 @@ encrypted PEM, so the files are read here, with `cryptography`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -23,7 +24,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
     load_ssh_private_key,
 )
-from securesystemslib.signer import CryptoSigner, SSlibKey
+
+# named again, so that the other files of this room need not know where these two live
+from securesystemslib.signer import CryptoSigner as CryptoSigner  # type: ignore[attr-defined]
+from securesystemslib.signer import SSlibKey as SSlibKey  # type: ignore[attr-defined]
 
 from protocol.errors import ConfigError
 from protocol.files import atomic_write, create_once
@@ -94,10 +98,8 @@ def user_key(path: Path | str | None = None) -> SigningKey:
     """
     target = Path(path) if path is not None else default_key_path()
     if not target.exists():
-        try:
+        with contextlib.suppress(FileExistsError):  # another process was first: take its key
             create_once(target, _private_pem(generate_key()), mode=0o600)
-        except FileExistsError:
-            pass  # another process was first: take its key
     return load_private_key(target)
 
 
@@ -144,6 +146,14 @@ def public_key(pem: str) -> SSlibKey:
     if key.keytype not in ("ed25519", "ecdsa"):
         raise ConfigError(f"public key is of the unsupported kind {key.keytype}; {_KINDS}")
     return key
+
+
+def key_pem(key: SSlibKey) -> str:
+    """Return a public key as PEM text, the inverse of `public_key`."""
+    if key.keytype != "ed25519":
+        return str(key.keyval["public"])  # PEM already
+    raw = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
+    return raw.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def key_id(pem: str) -> str:

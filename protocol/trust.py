@@ -11,18 +11,16 @@ from datetime import datetime, timedelta
 from typing import Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
-from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from protocol.envelope import open_envelope, parse_statement, sign
 from protocol.errors import (
     ConfigError,
     KeyNotValid,
-    MalformedStatement,
-    StaleNonce,
+    StaleStore,
     UnknownKey,
     WrongSite,
 )
-from protocol.keys import key_id, public_key
+from protocol.keys import CryptoSigner, SSlibKey, key_id, public_key
 from protocol.names import Sha256Hex, SiteName, check_site_name
 from protocol.statement import utc_now
 
@@ -230,11 +228,8 @@ def open_store(data: bytes, coordinator_pem: str, *, at_least: int = 0) -> Trust
     payload, _ = open_envelope(data, find, STORE_TYPE)
     store = parse_statement(payload, TrustStore)
     if store.version < at_least:
-        raise StaleNonce(
+        raise StaleStore(
             f"trust store version {store.version} is older than version {at_least}, which was "
             "seen already: fetch the current one"
         )
     return store
-
-
-__all__ = ["STORE_TYPE", "MalformedStatement", "TrustEntry", "TrustStore", "open_store", "sign_store"]

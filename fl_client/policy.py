@@ -1,0 +1,121 @@
+"""The site's release policy: what may leave, decided by the site and nobody else."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fl_client.site import Site
+from protocol.errors import ConfigError, PolicyError, one_line
+from protocol.files import canonical_json, sha256_hex
+from protocol.spec import Spec
+
+
+class Policy(BaseModel):
+    """What a site lets go, and under which conditions.
+
+    What the policy does not allow is refused: a policy without any allowed spec releases nothing.
+
+    Parameters
+    ----------
+    name : str
+        Shown in messages.
+    specs : list of str
+        Allowed specs by name or digest; ``"*"`` allows every one.
+    min_images, min_patients : int
+        Fewest images and subjects; a site without subject ids counts images as subjects.
+    max_bins : int or None
+        Most bins of a spec.
+    automatic : bool
+        Whether releases go without a person; otherwise only specs in `approved` go.
+    approved : list of str
+        Digests of the specs whose fingerprint a person approved.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "site policy"
+    specs: list[str] = []
+    min_images: int = Field(default=10, ge=1)
+    min_patients: int = Field(default=1, ge=1)
+    max_bins: int | None = Field(default=None, ge=2)
+    automatic: bool = False
+    approved: list[str] = []
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the policy's canonical JSON, as the release statement names it."""
+        return sha256_hex(canonical_json(self.model_dump(mode="json")))
+
+
+LOCAL_POLICY = Policy(name="local commands", specs=["*"], min_images=2, automatic=True)
+"""Of commands that a person at the site starts: any spec, plain, two images or more."""
+
+
+def load_policy(path: Path | str) -> Policy:
+    """Read a policy from a TOML file with the fields of `Policy`.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is no TOML, or has an unknown or wrong field.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return Policy.model_validate(content)
+    except OSError as error:
+        raise ConfigError(
+            f"release policy {path} cannot be read ({error.strerror}): nothing is released"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"release policy {path} is not TOML ({error}): correct it") from error
+    except ValidationError as error:
+        raise ConfigError(f"release policy {path}: {one_line(error)}") from error
+
+
+def gate(policy: Policy, spec: Spec, site: Site) -> None:
+    """Let a plain release of a site's fingerprint pass, or refuse it.
+
+    Raises
+    ------
+    PolicyError
+        With reason ``spec-not-ready``, ``spec-not-allowed``, ``too-many-bins``,
+        ``too-few-images``, ``too-few-patients`` or ``approval-needed``.
+    """
+    images = len(site.images)
+    patients = site.patients if site.patients is not None else images
+    allowed = {"*", spec.name, spec.digest} & set(policy.specs)
+    refusals = (
+        (not spec.ready, "spec-not-ready", f"spec {spec.name} has no bin edges: calibrate it"),
+        (
+            not allowed,
+            "spec-not-allowed",
+            f"spec {spec.name} is not allowed: add it to specs to allow it",
+        ),
+        (
+            policy.max_bins is not None and spec.bins > policy.max_bins,
+            "too-many-bins",
+            f"spec {spec.name} has {spec.bins} bins, at most {policy.max_bins} are allowed",
+        ),
+        (
+            images < policy.min_images,
+            "too-few-images",
+            f"site {site.name} has {images} images, at least {policy.min_images} are needed",
+        ),
+        (
+            patients < policy.min_patients,
+            "too-few-patients",
+            f"site {site.name} has {patients} patients, at least {policy.min_patients} are needed",
+        ),
+        (
+            not policy.automatic and spec.digest not in policy.approved,
+            "approval-needed",
+            f"a person must approve spec {spec.name} first: look at the counts, then add its "
+            f"digest {spec.digest} to approved",
+        ),
+    )
+    for refused, reason, message in refusals:
+        if refused:
+            raise PolicyError(f"{policy.name}: {message}", reason)

@@ -1,0 +1,1 @@
+"""The coordinator: exchange, decisions, training arms, run folder, report and its commands."""

@@ -1,0 +1,29 @@
+"""Decisions: distances between tasks, co-training groups, partners. No I/O, no database."""
+
+from strategies.bkld import bkld_matrix
+from strategies.excess import debiased, excess, sampling_variance, symmetrised
+from strategies.explain import Explanation, Neighbour
+from strategies.grouping import Group, Grouping, GroupingOptions, find_groups, group
+from strategies.measures import Measure, available, get, register
+from strategies.partners import Partner, partners
+
+__all__ = [
+    "Explanation",
+    "Group",
+    "Grouping",
+    "GroupingOptions",
+    "Measure",
+    "Neighbour",
+    "Partner",
+    "available",
+    "bkld_matrix",
+    "debiased",
+    "excess",
+    "find_groups",
+    "get",
+    "group",
+    "partners",
+    "register",
+    "sampling_variance",
+    "symmetrised",
+]

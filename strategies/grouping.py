@@ -1,0 +1,211 @@
+"""Co-training groups out of fingerprints alone.
+
+Sites are grouped by the symmetrised excess divergence, which is a squared Euclidean distance
+between their histograms, less the scatter that a finite number of images causes. Names, classes
+and task cards play no part: fingerprints are put in an order of their content first.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import ConfigError, FedprintError
+from protocol.fingerprint import Fingerprint
+from protocol.spec import Spec
+from strategies.bkld import bkld_matrix
+from strategies.dendrogram import (
+    Cut,
+    Partition,
+    best_cut,
+    centroid_linkage,
+    merge_undersized,
+    partition,
+    split_oversized,
+)
+from strategies.excess import debiased, sampling_variance, symmetrised
+from strategies.explain import Explanation, explain
+from strategies.measures import stack
+from strategies.partners import partners
+from strategies.stability import stability
+
+__all__ = ["Group", "Grouping", "GroupingOptions", "find_groups", "group"]
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GroupingOptions:
+    """How to group.
+
+    Parameters
+    ----------
+    min_size, max_size
+        Smallest and largest number of sites of a group. Below the smallest, a group joins the
+        nearest one that has room; above the largest, it is split where it is widest.
+    scale
+        Squared distance between histograms where one task ends and another begins, on a scale
+        from 0 (equal) to 2 (no bin in common); only roughly known, see ``spread``.
+    spread
+        Standard deviation of the scale's logarithm: by default a factor of two either way.
+    draws
+        Resamplings for the stability; 0 leaves it out.
+    seed
+        Seed of the resamplings. The groups do not depend on it.
+    partners
+        Number of co-training partners to name for each site.
+    """
+
+    min_size: int = 1
+    max_size: int | None = None
+    scale: float = 0.045
+    spread: float = math.log(2.0)
+    draws: int = 24
+    seed: int = 0
+    partners: int = 3
+
+    def __post_init__(self) -> None:
+        if self.min_size < 1:
+            raise ConfigError(f"minimum group size must be at least 1, got {self.min_size}")
+        if self.max_size is not None and self.max_size < self.min_size:
+            raise ConfigError(
+                f"maximum group size {self.max_size} is below the minimum {self.min_size}"
+            )
+        if not (0 < self.scale < math.inf and 0 < self.spread < math.inf):
+            raise ConfigError("scale and spread of the grouping must be positive numbers")
+        if self.draws < 0 or self.partners < 0:
+            raise ConfigError("numbers of draws and of partners must not be negative")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A co-training group: its name and its sites, sorted by name."""
+
+    name: str
+    sites: list[str]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Groups, why they are so, and what they were made of.
+
+    Parameters
+    ----------
+    groups
+        Largest first, each site in exactly one.
+    sites
+        Explanation by site.
+    order
+        Names of the k sites in the order of ``distances`` and of the leaves of ``linkage``.
+    distances
+        Debiased squared distances between histograms, shape ``[k, k]``.
+    linkage
+        Shape ``[k - 1, 4]``, as scipy's; heights are squared distances between centroids.
+    cut
+        Squared distance at which the dendrogram was cut.
+    support
+        Belief in this number of groups, between 0 and 1.
+    """
+
+    groups: list[Group]
+    sites: dict[str, Explanation]
+    order: list[str]
+    distances: FloatArray = field(repr=False)
+    linkage: FloatArray = field(repr=False)
+    cut: float
+    support: float
+
+
+def group(
+    fingerprints: Sequence[Fingerprint], spec: Spec, options: GroupingOptions | None = None
+) -> Grouping:
+    """Group sites that may train together.
+
+    Parameters
+    ----------
+    fingerprints
+        One a site, all made by the spec. Their order and their names do not change the groups.
+    spec
+        What the fingerprints were made by.
+    options
+        Sizes of groups and the like.
+
+    Returns
+    -------
+    Grouping
+        The number of groups is chosen by the data; a site may stay alone.
+
+    Raises
+    ------
+    FedprintError
+        If there are no fingerprints, or a site occurs twice.
+    SpecMismatch
+        If a fingerprint was made by another spec.
+    """
+    options = options or GroupingOptions()
+    ordered = _by_content(fingerprints)
+    names = [f.site for f in ordered]
+    if len(set(names)) < len(names):
+        raise FedprintError("a site sent two fingerprints: keep one of each")
+    rows = stack(ordered, spec)  # [k, m, b]
+    images, draws = [f.n_images for f in ordered], spec.sampling.draws
+    divergences = bkld_matrix(rows, rows)  # [k, k]
+    variance = sampling_variance(rows, images, draws)  # [k]
+    squared = debiased(symmetrised(divergences), variance)  # [k, k]
+    groups, linkage, cut = find_groups(squared, options)
+    steady = stability(
+        rows,
+        images,
+        draws,
+        groups,
+        lambda matrix: find_groups(matrix, options)[0],
+        options.draws,
+        options.seed,
+    )
+    ranked = partners(squared, names, options.partners)
+    sites = explain(squared, groups, names, cut.height, steady, ranked)
+    return Grouping(_named(groups, names), sites, names, squared, linkage, cut.height, cut.support)
+
+
+def find_groups(squared: FloatArray, options: GroupingOptions) -> tuple[Partition, FloatArray, Cut]:
+    """Cluster by squared distances: link centroids, cut, mend the sizes.
+
+    Parameters
+    ----------
+    squared
+        Debiased squared distances, shape ``[k, k]``.
+    options
+        Scale of the cut and sizes of groups.
+
+    Returns
+    -------
+    groups, linkage, cut
+        Groups of indices, the dendrogram ``[k - 1, 4]``, and where it was cut.
+    """
+    linkage = centroid_linkage(squared)
+    cut = best_cut(linkage, options.scale, options.spread)
+    groups = partition(linkage, cut.merges)
+    if options.max_size is not None:
+        groups = split_oversized(linkage, groups, options.max_size)
+    if options.min_size > 1:
+        groups = merge_undersized(squared, groups, options.min_size, options.max_size)
+    return groups, linkage, cut
+
+
+def _by_content(fingerprints: Sequence[Fingerprint]) -> list[Fingerprint]:
+    """Sort by what was counted, so that neither names nor order can break a tie or round a sum."""
+
+    def content(f: Fingerprint) -> tuple[str, int, str]:
+        counts = np.ascontiguousarray(f.counts, dtype="<i8")
+        return hashlib.sha256(counts.tobytes()).hexdigest(), f.n_images, f.site
+
+    return sorted(fingerprints, key=content)
+
+
+def _named(groups: Partition, names: Sequence[str]) -> list[Group]:
+    members = sorted((sorted(names[i] for i in g) for g in groups), key=lambda g: (-len(g), g))
+    width = len(str(len(members)))
+    return [Group(f"group-{i:0{width}d}", sites) for i, sites in enumerate(members, 1)]
