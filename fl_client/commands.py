@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from protocol.errors import ConfigError, DataError
 from protocol.files import atomic_json, atomic_write
 from protocol.spec import Spec, check_same, list_specs, load_spec
+
+if TYPE_CHECKING:
+    from protocol.keys import SigningKey
 
 # torch, timm and Pillow are imported inside the commands: `--help` and `spec list` start at once
 
@@ -55,13 +59,13 @@ def fingerprint(
     _check_out(out, chosen)
     signing = _signing_key(key)
     from fl_client.extract import extract
-    from fl_client.policy import LOCAL_POLICY, gate
+    from fl_client.policy import gate, local_policy
     from fl_client.release import make_release
     from fl_client.site import read_site
     from protocol.keys import key_id, public_pem
 
-    site = read_site(folder, name=name or None)
-    gate(LOCAL_POLICY, chosen, site)  # before the work, and again when it is released
+    site, policy = read_site(folder, name=name or None), local_policy()
+    gate(policy, chosen, site)  # before the work, and again when it is released
     result = extract(
         site.images,
         chosen,
@@ -71,7 +75,7 @@ def fingerprint(
         progress=True,
     )
     assert result.counts is not None
-    payload, envelope = make_release(site, result.counts, chosen, signing, LOCAL_POLICY)
+    payload, envelope = make_release(site, result.counts, chosen, signing, policy)
     _write_release(out, site.name, payload, envelope, chosen)
     rate = result.views / max(result.seconds, 1e-9)
     if json_file is not None:
@@ -223,15 +227,18 @@ def spec_json(spec: Spec) -> str:
     """Write a spec as JSON, one field a line, so that the edges do not fill thousands of lines."""
     import json
 
-    fields = spec.model_dump(mode="json").items()
-    lines = (f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields)
+    lines = (
+        f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in spec.model_dump(mode="json").items()
+    )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _signing_key(path: Path | None):  # type: ignore[no-untyped-def]
+def _signing_key(path: Path | None) -> SigningKey:
     from protocol.keys import load_private_key, user_key
 
-    return load_private_key(path) if path is not None else user_key()
+    secret = os.environ.get("FEDPRINT_KEY_PASSPHRASE")
+    return load_private_key(path, secret) if path is not None else user_key()
 
 
 def _check_out(out: Path, spec: Spec) -> None:
@@ -263,9 +270,9 @@ def _write_release(out: Path, site: str, payload: bytes, envelope: bytes, spec: 
         for path, data in files.items():
             atomic_write(path, data)
     except BaseException:
-        for path, data in before.items():
-            if data is None:
+        for path, old in before.items():
+            if old is None:
                 path.unlink(missing_ok=True)
             else:
-                atomic_write(path, data)
+                atomic_write(path, old)
         raise

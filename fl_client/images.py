@@ -181,7 +181,7 @@ def make_views(pixels: Pixels, spec: Spec, draws: list[int]) -> Pixels:
 def _view(resized: Pixels, spec: Spec, digest: bytes, draw: int) -> Pixels:
     size, sampling = spec.preprocess.crop, spec.sampling
     room = np.array(resized.shape[:2]) - size  # [2], free rows and columns
-    top, left = (int(round(r / 2)) for r in room)
+    top, left = (round(r / 2) for r in room.tolist())
     chance = chance_of(sampling, digest, draw) if digest else b""
     if sampling.crop == "random":
         # 8 bytes against at most a few thousand positions: the bias of the remainder is < 1e-15

@@ -50,8 +50,9 @@ class Policy(BaseModel):
         return sha256_hex(canonical_json(self.model_dump(mode="json")))
 
 
-LOCAL_POLICY = Policy(name="local commands", specs=["*"], min_images=2, automatic=True)
-"""Of commands that a person at the site starts: any spec, plain, two images or more."""
+def local_policy() -> Policy:
+    """Return the policy of commands that a person at the site starts: any spec, two images."""
+    return Policy(name="local commands", specs=["*"], min_images=2, automatic=True)
 
 
 def load_policy(path: Path | str) -> Policy:

@@ -39,8 +39,15 @@ def show_progress(label: str, total: int, unit: str = "images") -> Iterator[Call
 @contextmanager
 def _bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
-    from rich.progress import TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -71,8 +78,7 @@ class _Lines:
         self._next = now + LINE_SECONDS
         rate = self._done / (now - self._started)
         print(
-            f"{self._label}: {self._done} of {self._total} {self._unit}, "
-            f"{rate:.0f} {self._unit}/s",
+            f"{self._label}: {self._done} of {self._total} {self._unit}, {rate:.0f} {self._unit}/s",
             file=sys.stderr,
             flush=True,
         )

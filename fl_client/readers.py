@@ -142,7 +142,7 @@ def _manifest_row(folder: Path, cells: dict[str, str], where: str) -> Row:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{where}: {cells['path']} is no image that can be read ({_KINDS})")
     if not path.is_file():
-        raise DataError(f"{where}: image {cells['path']} does not exist: restore it or drop the line")
+        raise DataError(f"{where}: image {cells['path']} does not exist: restore it or drop this")
     split = cells.get("split") or None
     if split is not None and split.lower() not in _SPLITS:
         raise DataError(f"{where}: split is {split!r}: write train, val or test")

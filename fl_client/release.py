@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from numpy.typing import NDArray
 
 from fl_client.policy import Policy, gate
 from fl_client.site import Site
 from protocol.envelope import sign
 from protocol.fingerprint import counts_to_bytes
-from protocol.keys import SigningKey, signer
+from protocol.keys import signer
 from protocol.spec import Spec
 from protocol.statement import (
     BINDING_VALIDITY,
@@ -28,7 +29,7 @@ def make_release(
     site: Site,
     counts: NDArray[np.integer[Any]],
     spec: Spec,
-    key: SigningKey,
+    key: PrivateKeyTypes,
     policy: Policy,
 ) -> tuple[bytes, bytes]:
     """Let a plain fingerprint go, if the site's policy allows it.
@@ -75,7 +76,7 @@ def make_release(
     return payload, sign(release_statement(payload, release), signer(key))
 
 
-def make_binding(site: str, release: bytes, run: str, nonce: str, key: SigningKey) -> bytes:
+def make_binding(site: str, release: bytes, run: str, nonce: str, key: PrivateKeyTypes) -> bytes:
     """Bind a release to one run and one request of the coordinator.
 
     Parameters
@@ -95,7 +96,5 @@ def make_binding(site: str, release: bytes, run: str, nonce: str, key: SigningKe
         DSSE envelope of the binding statement.
     """
     now = utc_now()
-    binding = Binding(
-        site=site, run=run, nonce=nonce, issued=now, expires=now + BINDING_VALIDITY
-    )
+    binding = Binding(site=site, run=run, nonce=nonce, issued=now, expires=now + BINDING_VALIDITY)
     return sign(binding_statement(release, binding), signer(key))

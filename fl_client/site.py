@@ -104,7 +104,7 @@ class Site:
         """Number of subjects, or None when the site has no subject ids."""
         return len({item.subject for item in self.images}) if self.has_subjects else None
 
-    @cached_property
+    @property
     def data_digest(self) -> str:
         """SHA-256 over the content of all images in order: what a feature cache belongs to."""
         return hashlib.sha256(b"".join(item.content_digest() for item in self.images)).hexdigest()

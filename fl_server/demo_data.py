@@ -2,11 +2,11 @@
 
 import csv
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tomli_w
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -183,8 +183,8 @@ def _write_site(folder: Path, plan: SitePlan, pool: Pool, rows: Rows) -> Path:
     writer.writerows([("path", "label", "subject_id", "split"), *lines])
     atomic_write(folder / "labels.csv", table.getvalue())
     card = {"name": plan.task, **_CARDS[plan.data], "objective": "classification"}
-    site = {"task": card, "data": {"manifest": "labels.csv"}}
-    atomic_write(folder / "site.toml", tomli_w.dumps(site))
+    task = "".join(f"{key} = {json.dumps(value)}\n" for key, value in card.items())
+    atomic_write(folder / "site.toml", f'[task]\n{task}\n[data]\nmanifest = "labels.csv"\n')
     return folder
 
 

@@ -110,7 +110,11 @@ def slice_plane(rng: np.random.Generator) -> Pool:
     t1 = _mni152("t1")
     size = 72
     pool = Pool([], [], [])
-    for axis, name, low, high in ((0, "sagittal", 36, 160), (1, "coronal", 38, 196), (2, "axial", 14, 140)):
+    for axis, name, low, high in (
+        (0, "sagittal", 36, 160),
+        (1, "coronal", 38, 196),
+        (2, "axial", 14, 140),
+    ):
         for first in range(low, high, 4):  # blocks of three slices, one slice left out between
             for index in range(first, min(first + 3, high)):
                 plane = np.rot90(t1.take(index, axis=axis))
@@ -193,9 +197,9 @@ def _mni152(kind: str) -> Pixels:
         "nilearn", f"datasets/data/mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
     )
     package_file("nibabel", "__init__.py")
-    import nibabel
+    from nibabel.nifti1 import Nifti1Image
 
-    return np.asarray(nibabel.load(file).dataobj, dtype=np.uint8)
+    return np.asarray(Nifti1Image.from_filename(file).dataobj, dtype=np.uint8)
 
 
 def _read(file: Path) -> Pixels:

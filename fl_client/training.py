@@ -1,0 +1,149 @@
+"""Local training and evaluation: plain functions around Lightning's trainer."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import recall_score, roc_auc_score
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from fl_client.model import SiteModel
+
+DEFAULT_LR = {"adapter": 0.03, "fine-tune": 0.01}
+FIND_LR = -1.0
+"""Asks Lightning's learning-rate finder (Smith 2017, arXiv 1506.01186), as the paper does."""
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+logging.getLogger("lightning").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """A site's data, split.
+
+    Attributes
+    ----------
+    train, evaluation : Dataset
+        The same items in the same order, with and without augmentation: (input, label).
+    labels : ndarray of int64, shape [n]
+        Indices into `classes`.
+    classes : tuple of str
+        Keys of the site's classes.
+    splits : dict
+        Indices of ``train``, ``val`` and ``test``.
+    """
+
+    train: Dataset[tuple[torch.Tensor, torch.Tensor]]
+    evaluation: Dataset[tuple[torch.Tensor, torch.Tensor]]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    splits: dict[str, NDArray[np.int64]]
+
+
+def feature_data(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    splits: dict[str, NDArray[np.int64]],
+) -> TrainData:
+    """Return data of cached features, float32 [n, m]."""
+    items = TensorDataset(torch.from_numpy(features), torch.from_numpy(labels))
+    return TrainData(items, items, labels, tuple(classes), splits)  # type: ignore[arg-type]
+
+
+def fit(
+    model: SiteModel, data: TrainData, *, epochs: int, batch_size: int, seed: int, find_lr: bool
+) -> None:
+    """Train on the site's training split.
+
+    Parameters
+    ----------
+    model : SiteModel
+        Changed in place.
+    data : TrainData
+        The site's data.
+    epochs, batch_size : int
+        Budget of this call.
+    seed : int
+        Order of the batches.
+    find_lr : bool
+        Let Lightning find the step size first.
+    """
+    indices = data.splits["train"].tolist()
+    subset = torch.utils.data.Subset(data.train, indices)
+    generator = torch.Generator().manual_seed(seed)
+    loader = DataLoader(subset, batch_size, shuffle=True, generator=generator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if find_lr:
+            model.lr = _found_lr(model, loader)
+        _trainer(max_epochs=epochs).fit(model, loader)
+
+
+def _trainer(**options: object) -> pl.Trainer:
+    """Return a trainer that trains and does nothing else."""
+    return pl.Trainer(
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        barebones=False,
+        **options,
+    )
+
+
+def _found_lr(model: SiteModel, loader: DataLoader[object]) -> float:
+    """Return the step size that Lightning's finder suggests, the default where it finds none."""
+    from pytorch_lightning.tuner import Tuner
+
+    found = Tuner(_trainer(max_epochs=50)).lr_find(
+        model, loader, num_training=50, max_lr=0.3, update_attr=False
+    )
+    suggestion = found.suggestion() if found is not None else None
+    return float(suggestion) if suggestion else model.lr
+
+
+def evaluate(model: SiteModel, data: TrainData, split: str) -> dict[str, float]:
+    """Score the model on one split.
+
+    Returns
+    -------
+    dict
+        ``balanced_accuracy`` (mean recall over the classes present), ``auroc`` (macro,
+        one against the rest; NaN where fewer than two classes are present), ``loss`` (class-
+        weighted cross entropy). All NaN for an empty split.
+    """
+    indices = data.splits[split]
+    if len(indices) == 0:
+        return {"balanced_accuracy": float("nan"), "auroc": float("nan"), "loss": float("nan")}
+    subset = torch.utils.data.Subset(data.evaluation, indices.tolist())
+    model.eval()
+    with torch.inference_mode():
+        device = next(model.parameters()).device
+        logits = torch.cat([model(x.to(device)) for x, _ in DataLoader(subset, 256)]).cpu()
+    labels = data.labels[indices]
+    loss = float(model.loss.cpu()(logits, torch.from_numpy(labels)))
+    present = np.unique(labels)
+    recall = recall_score(labels, logits.argmax(1).numpy(), labels=present, average="macro", zero_division=0)
+    return {
+        "balanced_accuracy": float(recall),
+        "auroc": _macro_auroc(labels, torch.softmax(logits, 1).double().numpy()),
+        "loss": loss,
+    }
+
+
+def _macro_auroc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    """Return the mean area under the ROC curve of each class present against the rest."""
+    present = np.unique(labels)
+    if len(present) < 2:
+        return float("nan")
+    return float(np.mean([roc_auc_score(labels == c, scores[:, c]) for c in present]))

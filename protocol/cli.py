@@ -1,0 +1,120 @@
+"""The command ``fedprint``: a shell that the other rooms hang their commands into.
+
+Commands come from the entry points of the group ``fedprint.commands``: functions that are given
+the `typer.Typer` application. So this room needs to know none of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from typing import Annotated
+
+import typer
+
+from protocol.errors import FedprintError
+
+GROUP = "fedprint.commands"
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def build_app() -> typer.Typer:
+    """Return the application with the commands of every installed entry point, by name."""
+    app = typer.Typer(
+        name="fedprint",
+        help="Task fingerprints for Flower: find who to train with before training together.",
+        epilog="Example: fedprint demo --out runs/demo",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_global_options)
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        entry.load()(app)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Every expected error becomes one line on stderr and exit code 1; ``--debug`` shows the
+    traceback instead. Ctrl-C exits with code 130.
+
+    Parameters
+    ----------
+    arguments : list of str or None
+        By default those of the process.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        build_app()(args=_debug_first(given), prog_name="fedprint")
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # the reader (`| head`) is gone: keep Python from complaining once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (FedprintError, OSError, MemoryError) as error:
+        if _debug(given):
+            raise
+        _fail(_one_line(error), 1)
+
+
+def _global_options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error instead of one line.")
+    ] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"fedprint {installed_version()}")
+        raise typer.Exit
+
+
+def installed_version() -> str:
+    """Return the version of the installed distribution, or ``unknown`` in a bare checkout."""
+    try:
+        return version("fedprint")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _debug(arguments: list[str]) -> bool:
+    return (
+        "--debug" in arguments[: arguments.index("--")]
+        if "--" in arguments
+        else ("--debug" in arguments)
+    )
+
+
+def _debug_first(arguments: list[str]) -> list[str]:
+    """Move ``--debug`` to the front, so that it may stand anywhere on the line."""
+    if not _debug(arguments):
+        return arguments
+    rest = list(arguments)
+    rest.remove("--debug")
+    return ["--debug", *rest]
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        text = f"{where}{error.strerror}"
+    elif isinstance(error, MemoryError):
+        text = "out of memory: use a smaller --batch-size"
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"fedprint: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

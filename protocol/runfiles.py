@@ -1,0 +1,224 @@
+"""The JSON files of a run folder, as models; their JSON Schemas are published in docs/schemas.
+
+Fields may be added to these files, never taken away: readers must ignore what they do not know.
+``python -m protocol.runfiles DIR`` writes the schemas.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from protocol.files import atomic_json
+from protocol.names import Sha256Hex, SiteName
+from protocol.spec import Spec
+from protocol.statement import BindingStatement, ReleaseStatement
+from protocol.taskcard import TaskCard
+from protocol.trust import TrustStore
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class SpecEntry(_File):
+    """The spec of a run: its name and digest."""
+
+    name: str
+    digest: Sha256Hex
+
+
+class SiteEntry(_File):
+    """One site that took part: its name, its task's name, its number of images."""
+
+    site: SiteName
+    task: str
+    images: int = Field(ge=1)
+
+
+class LeftOut(_File):
+    """A site, or a node that gave no name, that did not take part, with the reason code."""
+
+    site: str
+    reason: str
+    message: str = ""
+
+
+class RunFile(_File):
+    """``run.json``.
+
+    Parameters
+    ----------
+    run : str
+        Unique name of the run, which every session binding carries.
+    mode : str
+        ``"simulation"`` or ``"deployment"``.
+    spec : SpecEntry
+        What made the fingerprints comparable.
+    sites : list of SiteEntry
+        Who took part, by name.
+    left_out : list of LeftOut
+        Who did not, and why.
+    seed : int
+        Seed of everything random.
+    versions : dict
+        Version of each package.
+    started, ended : datetime or None
+        RFC 3339.
+    seconds : dict
+        Wall time of each phase, in seconds.
+    settings : dict
+        The run-config.
+    """
+
+    run: str = ""
+    mode: str
+    spec: SpecEntry
+    sites: list[SiteEntry]
+    left_out: list[LeftOut] = []
+    seed: int
+    versions: dict[str, str]
+    started: AwareDatetime | None = None
+    ended: AwareDatetime | None = None
+    seconds: dict[str, float] = {}
+    settings: dict[str, Any] = {}
+
+
+class GroupEntry(_File):
+    """One group of sites."""
+
+    name: str
+    sites: list[SiteName]
+
+
+class PartnerEntry(_File):
+    """One suggested co-training partner: lower distance is closer, percentile 1 is the best."""
+
+    site: SiteName
+    distance: float
+    percentile: Fraction
+
+
+class NeighbourEntry(_File):
+    """One of a site's nearest sites, by squared distance between histograms."""
+
+    site: SiteName
+    distance: float
+    same_group: bool
+
+
+class SiteGroupEntry(_File):
+    """Why a site is in its group.
+
+    Parameters
+    ----------
+    reason : str
+        A sentence for people.
+    margin : float
+        From -1 to 1, as a silhouette: near 0 the site lies between groups.
+    stability : float or None
+        How alike its group stays when the histograms are resampled; 1 is always the same.
+    nearest : list of NeighbourEntry
+        The nearest sites, nearest first.
+    partners : list of PartnerEntry
+        Directed co-training partners, in rank order.
+    """
+
+    reason: str
+    margin: float | None
+    stability: float | None
+    nearest: list[NeighbourEntry] = []
+    partners: list[PartnerEntry]
+
+
+class GroupsFile(_File):
+    """``groups.json``: the groups, and for every site the reason."""
+
+    groups: list[GroupEntry]
+    sites: dict[SiteName, SiteGroupEntry]
+
+
+class Shot(_File):
+    """One suggestion, with its evidence in further fields."""
+
+    rank: int = Field(ge=1)
+    source: str
+    distance: float | None = None
+    percentile: Fraction | None = None
+
+
+class RecommendationsFile(_File):
+    """``recommendations.json``: per site and transfer scenario the shots in rank order."""
+
+    sites: dict[SiteName, dict[str, list[Shot]]]
+
+
+class SiteMetrics(_File):
+    """One site's balanced accuracy on its own test data, from 0 to 1.
+
+    Parameters
+    ----------
+    alone, together, random, grouped : float or None
+        After training alone, with everybody, in random groups, in the found group; None where
+        the arm did not run.
+    final : float or None
+        Of the model that the site keeps.
+    kept : str or None
+        Which one it keeps: ``"alone"`` where the group did not help on validation data.
+    """
+
+    alone: Fraction | None = None
+    together: Fraction | None = None
+    random: Fraction | None = None
+    grouped: Fraction | None = None
+    final: Fraction | None = None
+    kept: str | None = None
+
+
+class MetricsFile(_File):
+    """``metrics.json``: per site the outcome of every arm."""
+
+    sites: dict[SiteName, SiteMetrics]
+
+
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "run": RunFile,
+    "groups": GroupsFile,
+    "recommendations": RecommendationsFile,
+    "metrics": MetricsFile,
+    "spec": Spec,
+    "card": TaskCard,
+    "trust": TrustStore,
+    "release": ReleaseStatement,
+    "binding": BindingStatement,
+}
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Return the JSON Schema (draft 2020-12) of every JSON file and signed statement, by name."""
+    return {
+        name: {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **model.model_json_schema(mode="validation", by_alias=True),
+        }
+        for name, model in SCHEMAS.items()
+    }
+
+
+def write_schemas(folder: Path) -> list[Path]:
+    """Write one ``<name>.json`` a schema; return the paths."""
+    paths = []
+    for name, schema in json_schemas().items():
+        atomic_json(folder / f"{name}.json", schema)
+        paths.append(folder / f"{name}.json")
+    return paths
+
+
+if __name__ == "__main__":
+    for written in write_schemas(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/schemas")):
+        print(written)

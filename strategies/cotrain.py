@@ -1,0 +1,89 @@
+"""What a group shares: planned from the sites' task cards and the strategy, before any round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from protocol.sharing import GroupPlan, row_name
+from protocol.taskcard import TaskCard, class_keys
+
+
+def plan_group(group: str, cards: Mapping[str, TaskCard], linear: bool = True) -> GroupPlan:
+    """Plan one group's co-training.
+
+    Parameters
+    ----------
+    group : str
+        Name of the group.
+    cards : mapping of str to TaskCard
+        The group's sites.
+    linear : bool
+        Whether the strategy aggregates by a weighted mean. Robust and clipping strategies do not,
+        so with differing label sets they share the body only.
+
+    Returns
+    -------
+    GroupPlan
+        With the head rows of every class that at least two of the sites hold.
+    """
+    sites = sorted(cards)
+    keys = {site: set(class_keys(cards[site])) for site in sites}
+    holders = {
+        key: [site for site in sites if key in keys[site]]
+        for key in sorted(set().union(*keys.values()))
+    }
+    common = {key: held for key, held in holders.items() if len(held) >= 2}
+    rows = common if linear or all(len(h) == len(sites) for h in holders.values()) else {}
+    return GroupPlan(
+        group=group,
+        sites=sites,
+        shared_classes=list(rows),
+        holders=rows,
+        trainable=bool(common),
+        expectation=_expectation(sites, len(holders), len(common), bool(rows)),
+    )
+
+
+def _expectation(sites: Sequence[str], classes: int, common: int, rows: bool) -> str:
+    if len(sites) == 1:
+        return "A group of one trains alone."
+    if not common:
+        return (
+            "No class in common: pooling labels is where co-training gains, so nothing can be "
+            "expected and no round is spent; give classes common names or codes on the task cards."
+        )
+    if not rows:
+        return (
+            f"{common} of {classes} classes are held by two or more sites, but this strategy is "
+            "no weighted mean, so only the body is shared: expect little."
+        )
+    if common == classes:
+        return f"All {classes} classes are held by two or more sites: small sites should gain most."
+    return (
+        f"{common} of {classes} classes are held by two or more sites: expect a gain on these, "
+        "most at small sites."
+    )
+
+
+def row_factors(plan: GroupPlan, examples: Mapping[str, int]) -> dict[str, float]:
+    """Return, for every shared head row, (weight of all) / (weight of its holders).
+
+    Parameters
+    ----------
+    plan : GroupPlan
+        The group.
+    examples : mapping of str to int
+        Training images of the sites that take part in the round.
+
+    Returns
+    -------
+    dict
+        By array name; a row without a holder in the round is left out: nobody changes it.
+    """
+    total = sum(examples.values())
+    factors = {}
+    for key, held in plan.holders.items():
+        weight = sum(examples.get(site, 0) for site in held)
+        if weight:
+            factors[row_name(key)] = total / weight
+    return factors

@@ -1,0 +1,187 @@
+"""A grid that shows one group only, so that any stock Flower strategy runs on it unmodified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from protocol.errors import ConfigError, FedprintError
+
+T = TypeVar("T")
+Prepare = Callable[[RecordDict, int, Sequence[int]], RecordDict]
+
+
+class GroupGrid(Grid):
+    """Flower's grid, narrowed to the nodes of one group.
+
+    Parameters
+    ----------
+    grid : Grid
+        The whole grid.
+    group : str
+        Name of the group; stamped on every message as its group id.
+    nodes : sequence of int
+        The group's nodes.
+    prepare : callable, optional
+        Gives each training message its final content, from (content, its node, all nodes of the
+        round): what a site must know about who else takes part.
+
+    Notes
+    -----
+    A training round whose replies do not all arrive is asked again of the nodes that did answer,
+    because `prepare` announced nodes that are gone. Lost nodes leave the group; `lost` says why.
+    """
+
+    def __init__(
+        self, grid: Grid, group: str, nodes: Sequence[int], prepare: Prepare | None = None
+    ) -> None:
+        self._grid, self.group, self._prepare = grid, group, prepare
+        self._nodes = dict.fromkeys(nodes)
+        self.lost: dict[int, str] = {}
+
+    def set_run(self, run: object) -> None:
+        """Refuse: the run is the whole grid's."""
+        raise ConfigError("a group's grid takes its run from the whole grid")
+
+    @property
+    def run(self) -> object:
+        """The run of the whole grid."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message as the whole grid does."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the group's nodes that are connected and not lost."""
+        return [node for node in self._grid.get_node_ids() if node in self._nodes]
+
+    def get_nodes(self) -> Iterable[object]:
+        """Return the group's nodes with what Flower knows of them."""
+        return [info for info in self._grid.get_nodes() if info.node_id in self._nodes]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send to nodes of the group.
+
+        Raises
+        ------
+        ConfigError
+            If a message is for a node outside the group; none is sent then.
+        """
+        return self._grid.push_messages(self._stamped(messages))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Collect replies."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send to nodes of the group and wait; a broken training round is redone with the rest."""
+        pending = self._stamped(messages)
+        while pending:
+            prepared = self._prepared(pending)
+            replies = list(self._grid.send_and_receive(prepared, timeout=timeout))
+            failed = self._failed(prepared, replies)
+            if not failed or pending[0].metadata.message_type.split(".")[0] != MessageType.TRAIN:
+                return replies
+            for node, why in failed.items():
+                self.lost[node] = why
+                self._nodes.pop(node, None)
+            pending = [m for m in pending if m.metadata.dst_node_id not in failed]
+        if self.lost:
+            raise FedprintError(f"group {self.group} has lost all its sites")
+        return []
+
+    def _stamped(self, messages: Iterable[Message]) -> list[Message]:
+        stamped = list(messages)
+        for message in stamped:
+            node = message.metadata.dst_node_id
+            if node not in self._nodes:
+                raise ConfigError(f"node {node} is not in group {self.group}: message refused")
+            message.metadata.group_id = f"{self.group}/{message.metadata.group_id}".rstrip("/")
+        return stamped
+
+    def _prepared(self, messages: Sequence[Message]) -> list[Message]:
+        """Return fresh messages (one that was sent cannot be sent again), each prepared."""
+        nodes = [message.metadata.dst_node_id for message in messages]
+        fresh = []
+        for message in messages:
+            meta, content = message.metadata, message.content
+            if self._prepare and meta.message_type.split(".")[0] == MessageType.TRAIN:
+                content = self._prepare(content, meta.dst_node_id, nodes)
+            fresh.append(
+                Message(
+                    content,
+                    dst_node_id=meta.dst_node_id,
+                    message_type=meta.message_type,
+                    group_id=meta.group_id,
+                )
+            )
+        return fresh
+
+    @staticmethod
+    def _failed(messages: Sequence[Message], replies: Sequence[Message]) -> dict[int, str]:
+        """Return the nodes without a good reply; an error's own source id cannot be trusted."""
+        answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
+        failed = {}
+        for message in messages:
+            reply = answers.get(message.metadata.message_id)
+            if reply is None:
+                failed[message.metadata.dst_node_id] = "did not answer in time"
+            elif reply.has_error():
+                failed[message.metadata.dst_node_id] = str(reply.error.reason or reply.error.code)
+        return failed
+
+
+def per_group(
+    grid: Grid,
+    groups: Mapping[str, Sequence[int]],
+    job: Callable[[GroupGrid, str], T],
+    prepare: Callable[[str], Prepare | None] = lambda _group: None,
+) -> dict[str, T]:
+    """Run one job a group, side by side, each on a grid of its own.
+
+    Parameters
+    ----------
+    grid : Grid
+        The whole grid.
+    groups : mapping of str to sequence of int
+        Nodes by group; no node may be in two groups.
+    job : callable
+        What to do with a group's grid: usually to start a stock strategy on it.
+    prepare : callable
+        From the group's name to the `prepare` of its grid.
+
+    Returns
+    -------
+    dict
+        The jobs' results by group; the first error is raised after all jobs ended.
+
+    Raises
+    ------
+    ConfigError
+        If a node is in two groups.
+    """
+    nodes = [node for members in groups.values() for node in members]
+    if len(set(nodes)) != len(nodes):
+        raise ConfigError("a node is in two groups: each site trains in one group at a time")
+    if not groups:
+        return {}
+    with ThreadPoolExecutor(max_workers=len(groups), thread_name_prefix="group") as pool:
+        futures = {
+            name: pool.submit(job, GroupGrid(grid, name, members, prepare(name)), name)
+            for name, members in groups.items()
+        }
+    return {name: future.result() for name, future in futures.items()}
