@@ -6,16 +6,25 @@ import sys
 from base64 import b64decode
 from pathlib import Path
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 from safetensors.numpy import load
 
-HASH = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}
-def opened(path, pem):  # noqa: E302  DSSE: the signature is over "DSSEv1 len type len body"
-    box, key = json.loads(path.read_bytes()), load_pem_public_key(pem)
-    body, kind = b64decode(box["payload"]), box["payloadType"].encode()
-    signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(body), body)
-    curve = (ec.ECDSA(HASH[key.key_size]),) if isinstance(key, ec.EllipticCurvePublicKey) else ()
-    key.verify(b64decode(box["signatures"][0]["sig"]), signed, *curve)  # raises when it is wrong
+
+def opened(path, key_of):  # a DSSE envelope; raises when its signature is wrong
+    box = json.loads(path.read_bytes())
+    body, kind, signed = b64decode(box["payload"]), box["payloadType"], box["signatures"][0]
+    key = serialization.load_pem_public_key(key_of(signed["keyid"]).encode())
+    ec = [ECDSA(getattr(hashes, f"SHA{min(key.key_size, 512)}")())] if hasattr(key, "curve") else []
+    text = b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(body), body)
+    key.verify(b64decode(signed["sig"]), text, *ec)
     return json.loads(body)
+
+
+run = Path(sys.argv[1])
+store = opened(run / "trust.dsse.json", lambda _: (run / "coordinator.pub.pem").read_text())
+keys = {(e["site"], e["key_id"]): e["public_key_pem"] for e in store["entries"]}
+for file in sorted((run / "fingerprints").glob("*.safetensors")):
+    said = opened(file.with_suffix(".dsse.json"), lambda key, file=file: keys[file.stem, key])
+    assert said["subject"][0]["digest"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    print(f"{file.stem}: signed and whole, {load(file.read_bytes())['counts'].shape}")

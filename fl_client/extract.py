@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from fl_client.backbone import load_backbone
 from fl_client.device import choose_device
+from fl_client.folding import fold_batch_norm
 from fl_client.histogram import BinCounter
 from fl_client.images import Pixels, chance_of, check_preprocess, make_views, pixel_digest
 from fl_client.progress import show_progress
@@ -106,7 +107,7 @@ def extract(
     """
     _check(images, spec, batch_size, workers, want_features)
     place = device if isinstance(device, torch.device) else choose_device(device)
-    model = load_backbone(spec, place) if backbone is None else backbone
+    model = fold_batch_norm(load_backbone(spec, place) if backbone is None else backbone)
     counter = BinCounter(spec, place) if spec.ready else None
     features = np.empty((len(images), spec.features), np.float32) if want_features else None
     total = spec.sampling.draws or len(images)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fl_client.model import SiteModel
 
-DEFAULT_LR = {"adapter": 0.03, "fine-tune": 0.01}
+DEFAULT_LR = {"adapter": 0.1, "fine-tune": 0.01}
 FIND_LR = -1.0
 """Asks Lightning's learning-rate finder (Smith 2017, arXiv 1506.01186), as the paper does."""
 
@@ -87,7 +87,7 @@ def fit(
         _trainer(max_epochs=epochs).fit(model, loader)
 
 
-def _trainer(**options: object) -> pl.Trainer:
+def _trainer(max_epochs: int) -> pl.Trainer:
     """Return a trainer that trains and does nothing else."""
     return pl.Trainer(
         accelerator="auto",
@@ -96,14 +96,13 @@ def _trainer(**options: object) -> pl.Trainer:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        barebones=False,
-        **options,
+        max_epochs=max_epochs,
     )
 
 
 def _found_lr(model: SiteModel, loader: DataLoader[object]) -> float:
     """Return the step size that Lightning's finder suggests, the default where it finds none."""
-    from pytorch_lightning.tuner import Tuner
+    from pytorch_lightning.tuner.tuning import Tuner
 
     found = Tuner(_trainer(max_epochs=50)).lr_find(
         model, loader, num_training=50, max_lr=0.3, update_attr=False
@@ -133,7 +132,9 @@ def evaluate(model: SiteModel, data: TrainData, split: str) -> dict[str, float]:
     labels = data.labels[indices]
     loss = float(model.loss.cpu()(logits, torch.from_numpy(labels)))
     present = np.unique(labels)
-    recall = recall_score(labels, logits.argmax(1).numpy(), labels=present, average="macro", zero_division=0)
+    recall = recall_score(
+        labels, logits.argmax(1).numpy(), labels=present, average="macro", zero_division=0
+    )
     return {
         "balanced_accuracy": float(recall),
         "auroc": _macro_auroc(labels, torch.softmax(logits, 1).double().numpy()),

@@ -6,23 +6,25 @@ stock strategy; they differ in who trains with whom, and in nothing else.
 
 from __future__ import annotations
 
-import logging
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from strategies.cotrain import GroupPlan, initial_arrays, plan_group
-from strategies.group_grid import GroupGrid, per_group
 
 from fl_server.exchange import Exchange, ask
 from fl_server.settings import Arm, RunSettings
-
-log = logging.getLogger("fedprint")
-
-ALONE: Arm = "alone"
+from protocol.errors import FedprintError
+from protocol.orders import Order
+from protocol.records import refusal
+from protocol.sharing import HIDDEN, GroupPlan, initial_adapter, initial_rows
+from strategies.cotrain import plan_group, row_factors
+from strategies.flower import strategy_maker
+from strategies.group_grid import GroupGrid, Prepare, per_group
 
 
 @dataclass
@@ -33,8 +35,12 @@ class ArmOutcome:
     ----------
     plans : list of GroupPlan
         One a group, with what the group shared and what it could expect.
-    metrics : dict
-        Per site: balanced accuracy and AUROC on validation and test data.
+    scores : dict
+        Per site: balanced accuracy, AUROC and loss on validation and test data.
+    examples : dict
+        Per site: number of training images.
+    keeps_group : dict
+        Per site that was asked: whether it keeps the group's model.
     lost : dict
         Sites that stopped answering, with the reason.
     seconds : float
@@ -42,7 +48,9 @@ class ArmOutcome:
     """
 
     plans: list[GroupPlan] = field(default_factory=list)
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    examples: dict[str, int] = field(default_factory=dict)
+    keeps_group: dict[str, bool] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -71,8 +79,9 @@ def run_arm(
     grid: Grid,
     exchange: Exchange,
     settings: RunSettings,
+    alone: ArmOutcome | None = None,
 ) -> ArmOutcome:
-    """Train one arm and evaluate every site's model on its own validation and test data.
+    """Train one arm and score every site's model on its own validation and test data.
 
     A site that trains with nobody, because its group is itself or has no class in common, is not
     trained again: its model is that of the arm ``alone``.
@@ -85,62 +94,165 @@ def run_arm(
         Who trains with whom.
     grid, exchange, settings
         The run.
+    alone : ArmOutcome or None
+        Outcome of the arm ``alone``, which every other arm needs.
     """
     started = time.monotonic()
-    outcome = ArmOutcome()
+    maker = strategy_maker(settings.strategy)
     cards = {site: release.verified.card for site, release in exchange.releases.items()}
-    for number, members in enumerate(groups):
-        card_of = {site: cards[site] for site in members}
-        outcome.plans.append(plan_group(f"{arm}-{number + 1}", card_of, settings.strategy))
-    if arm == ALONE:
+    outcome = ArmOutcome(
+        plans=[
+            plan_group(f"{arm}-{number}", {site: cards[site] for site in members}, maker.linear)
+            for number, members in enumerate(groups, start=1)
+        ]
+    )
+    if alone is None:
         _train_alone(outcome, grid, exchange, settings)
     else:
-        jobs = {plan.group: plan for plan in outcome.plans if plan.trainable}
-        nodes = {name: [exchange.nodes[s] for s in plan.sites] for name, plan in jobs.items()}
-
-        def train(group: GroupGrid, name: str) -> ArmOutcome:
-            return _train_group(arm, jobs[name], group, exchange, settings)
-
-        for result in per_group(grid, nodes, train).values():
-            outcome.metrics |= result.metrics
-            outcome.lost |= result.lost
+        _train_groups(arm, outcome, alone, grid, exchange, settings)
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def _base_config(arm: Arm, exchange: Exchange, settings: RunSettings) -> dict[str, object]:
-    """Return what every training and evaluation message of an arm says."""
-    return {
+def _order(arm: Arm, exchange: Exchange, settings: RunSettings, **changes: object) -> Order:
+    """Return what every message of an arm asks for."""
+    values: dict[str, object] = {
         "run": exchange.run,
         "arm": arm,
-        "spec": exchange.spec.model_dump_json(),
+        "spec": exchange.spec,
         "recipe": settings.recipe,
         "epochs": settings.local_epochs,
-        "batch-size": settings.batch_size,
-        "learning-rate": settings.learning_rate,
-        "proximal-mu": settings.proximal_mu,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "proximal_mu": settings.proximal_mu,
         "seed": settings.seed,
     }
+    return Order.model_validate(values | changes)
 
 
 def _train_alone(
     outcome: ArmOutcome, grid: Grid, exchange: Exchange, settings: RunSettings
 ) -> None:
     """Let every site train by itself with the whole budget, in one message."""
-    config = _base_config(ALONE, exchange, settings)
-    config["epochs"] = settings.rounds * settings.local_epochs
-    plans = {plan.sites[0]: plan for plan in outcome.plans}
-    requests = []
-    for site, node in exchange.nodes.items():
-        plan = plans[site]
-        arrays = initial_arrays(plan, exchange.spec.features, settings.seed, settings.recipe)
-        message = {**config, "plan": plan.model_dump_json()}
-        requests.append(
-            (
-                node,
-                RecordDict(
-                    {"arrays": ArrayRecord(numpy_ndarrays=arrays), "config": ConfigRecord(message)}
-                ),
-            )
+    budget = settings.rounds * settings.local_epochs
+    config = _order("alone", exchange, settings, epochs=budget).to_config()
+    requests = [(node, _content(config)) for node in exchange.nodes.values()]
+    replies = ask(grid, requests, f"{MessageType.TRAIN}.alone", settings.timeout)
+    _score(outcome, exchange.nodes, replies)
+
+
+def _train_groups(
+    arm: Arm,
+    outcome: ArmOutcome,
+    alone: ArmOutcome,
+    grid: Grid,
+    exchange: Exchange,
+    settings: RunSettings,
+) -> None:
+    """Run a stock strategy on every group that has something to gain, side by side."""
+    plans = {plan.group: _present(plan, alone) for plan in outcome.plans if plan.trainable}
+    plans = {name: plan for name, plan in plans.items() if len(plan.sites) > 1}
+    site_of = {node: site for site, node in exchange.nodes.items()}
+
+    def prepare(group: str) -> Prepare:
+        def with_factors(content: RecordDict, _node: int, nodes: Sequence[int]) -> RecordDict:
+            taking_part = {site_of[n]: alone.examples[site_of[n]] for n in nodes}
+            factors = row_factors(plans[group], taking_part)
+            config = {**content.config_records["config"], "factors": json.dumps(factors)}
+            return _content(config, content.array_records["arrays"])
+
+        return with_factors
+
+    def job(group_grid: GroupGrid, group: str) -> tuple[GroupGrid, ArmOutcome]:
+        return group_grid, _train_group(arm, plans[group], group_grid, exchange, settings)
+
+    nodes = {name: [exchange.nodes[site] for site in plan.sites] for name, plan in plans.items()}
+    for group_grid, result in per_group(grid, nodes, job, prepare).values():
+        outcome.scores |= result.scores
+        outcome.examples |= result.examples
+        outcome.keeps_group |= result.keeps_group
+        outcome.lost |= result.lost
+        outcome.lost |= {site_of[node]: why for node, why in group_grid.lost.items()}
+    for site, scores in alone.scores.items():
+        outcome.scores.setdefault(site, scores)
+
+
+def _present(plan: GroupPlan, alone: ArmOutcome) -> GroupPlan:
+    """Return the plan without sites that were lost before; their share is unknown."""
+    return plan.model_copy(update={"sites": [s for s in plan.sites if s in alone.examples]})
+
+
+def _train_group(
+    arm: Arm, plan: GroupPlan, grid: GroupGrid, exchange: Exchange, settings: RunSettings
+) -> ArmOutcome:
+    """Run the strategy on one group, then let its sites score the final model."""
+    order = _order(arm, exchange, settings)
+    maker = strategy_maker(settings.strategy)
+    strategy = maker.make(len(plan.sites), proximal_mu=settings.proximal_mu)
+    start = _initial_arrays(plan, order, grid, exchange, settings)
+    result = strategy.start(
+        grid=grid,
+        initial_arrays=start,
+        num_rounds=settings.rounds,
+        timeout=settings.timeout,
+        train_config=ConfigRecord(order.to_config()),
+    )
+    guard = {"guard_against": "alone"} if arm == "grouped" else {}
+    config = _order(arm, exchange, settings, **guard).to_config()
+    nodes = {site: exchange.nodes[site] for site in plan.sites}
+    nodes = {site: node for site, node in nodes.items() if node not in grid.lost}
+    requests = [(node, _content(config, result.arrays or start)) for node in nodes.values()]
+    outcome = ArmOutcome()
+    _score(outcome, nodes, ask(grid, requests, MessageType.EVALUATE, settings.timeout))
+    return outcome
+
+
+def _initial_arrays(
+    plan: GroupPlan, order: Order, grid: GroupGrid, exchange: Exchange, settings: RunSettings
+) -> ArrayRecord:
+    """Return how the group starts: a seeded adapter, or the pretrained backbone of one site.
+
+    All sites of a spec hold the same pretrained weights (the spec has their digest), so it does
+    not matter which of them sends its copy.
+    """
+    width = HIDDEN if settings.recipe == "adapter" else exchange.spec.features
+    rows = initial_rows(plan.shared_classes, width, settings.seed)
+    if settings.recipe == "adapter":
+        arrays = initial_adapter(exchange.spec.features, settings.seed)
+        return ArrayRecord({name: Array(value) for name, value in (arrays | rows).items()})
+    first = exchange.nodes[plan.sites[0]]
+    query = f"{MessageType.QUERY}.body"
+    reply = ask(grid, [(first, _content(order.to_config()))], query, settings.timeout).get(first)
+    if reply is None or reply.has_error() or "arrays" not in reply.content.array_records:
+        raise FedprintError(
+            f"site {plan.sites[0]} did not send the backbone that group {plan.group} starts from"
         )
-    _evaluated(outcome, exchange, ask(grid, requests, "train.alone", settings.timeout))
+    body = reply.content.array_records["arrays"]
+    return ArrayRecord({**body, **{name: Array(value) for name, value in rows.items()}})
+
+
+def _content(config: Mapping[str, Any], arrays: ArrayRecord | None = None) -> RecordDict:
+    records: dict[str, Any] = {"config": ConfigRecord(dict(config))}
+    return RecordDict(records if arrays is None else {**records, "arrays": arrays})
+
+
+def _score(outcome: ArmOutcome, nodes: Mapping[str, int], replies: Mapping[int, Message]) -> None:
+    """Sort the sites' answers into scores, training sizes and guard decisions, or losses."""
+    for site, node in nodes.items():
+        reply = replies.get(node)
+        if reply is None or reply.has_error():
+            why = "did not answer in time" if reply is None else str(reply.error.reason)
+            outcome.lost[site] = why
+            continue
+        problem = refusal(reply.content)
+        record = reply.content.metric_records.get("metrics")
+        if problem is not None or record is None:
+            outcome.lost[site] = problem[1] if problem else "sent no metrics"
+            continue
+        scores = {
+            name: float(value) for name, value in record.items() if isinstance(value, (int, float))
+        }
+        outcome.examples[site] = int(scores.pop("num-examples", 0))
+        if "keeps-group" in scores:
+            outcome.keeps_group[site] = bool(scores.pop("keeps-group"))
+        outcome.scores[site] = scores

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from protocol.runfiles import GroupEntry, GroupsFile, PartnerEntry, SiteGroupEntry
 
 from protocol.fingerprint import Fingerprint
+from protocol.runfiles import GroupEntry, GroupsFile, PartnerEntry, SiteGroupEntry
 from protocol.spec import Spec
 from strategies.grouping import GroupingOptions, group
 from strategies.measures import get

@@ -18,10 +18,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from protocol.errors import ConfigError, FedprintError
 
@@ -188,12 +189,12 @@ def _await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> Non
     raise FedprintError(f"Flower's SuperLink did not answer within {START_SECONDS:.0f} s")
 
 
-def _end_session(process: subprocess.Popen[bytes]) -> None:
+def _end_session(process: subprocess.Popen[Any]) -> None:
     """Stop the SuperLink and all it started (engine, ServerApp, Ray), by process id."""
     members = _descendants(process.pid)
     for sent in (signal.SIGTERM, signal.SIGKILL):
         for pid in members:
-            with _gone():
+            with suppress(ProcessLookupError):
                 os.kill(pid, sent)
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
@@ -202,14 +203,6 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
             if not members:
                 return
             time.sleep(0.1)
-
-
-@contextmanager
-def _gone() -> Iterator[None]:
-    try:
-        yield
-    except ProcessLookupError:
-        pass
 
 
 def _alive(pid: int) -> bool:

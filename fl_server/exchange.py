@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from protocol.runfiles import LeftOut
 
 from protocol.errors import FedprintError, VerificationError
 from protocol.keys import generate_key
@@ -25,6 +24,7 @@ from protocol.records import (
     refusal,
     release_request,
 )
+from protocol.runfiles import LeftOut
 from protocol.spec import Spec
 from protocol.statement import new_nonce, utc_now
 from protocol.trust import TrustStore

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_server.exchange import Exchange
-from protocol.files import atomic_json, atomic_write
-from protocol.keys import public_pem
+from protocol.files import atomic_json, atomic_write, sha256_hex
+from protocol.keys import public_pem, signer
+from protocol.log import Log
 from protocol.trust import sign_store
 
 
 def write_exchange(out: Path, exchange: Exchange) -> None:
     """Write the spec, the signed trust store and, for every site, exactly what was verified."""
     atomic_json(out / "spec.json", exchange.spec)
-    atomic_write(out / "trust.dsse.json", sign_store(exchange.store, exchange.key))
+    atomic_write(out / "trust.dsse.json", sign_store(exchange.store, signer(exchange.key)))
     atomic_write(out / "coordinator.pub.pem", public_pem(exchange.key))
     folder = out / "fingerprints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,8 +43,21 @@ def distances_csv(names: Sequence[str], distances: NDArray[np.float64]) -> str:
     return text.getvalue()
 
 
-def recommendations(
-    partners: Mapping[str, Sequence[Mapping[str, object]]],
-) -> dict[str, object]:
-    """Return the co-training shots of every site, in rank order with their evidence."""
-    return {"sites": {site: {"co-training": list(shots)} for site, shots in partners.items()}}
+def write_log(out: Path, exchange: Exchange) -> None:
+    """Write the transparency log; its closing entry covers every other file of the folder."""
+    log = Log(exchange.run)
+    for entry in exchange.store.entries:
+        log.append("enrolment", site=entry.site, key=entry.key_id)
+    for site, release in exchange.releases.items():
+        log.append(
+            "release",
+            site=site,
+            key=release.verified.key_id,
+            payload=sha256_hex(release.payload),
+            release=sha256_hex(release.envelope),
+        )
+    for gone in exchange.left_out:
+        log.append("left out", site=gone.site, reason=gone.reason)
+    log.append("groups", sha256=sha256_hex((out / "groups.json").read_bytes()))
+    log.close(out)
+    log.write(out, signer(exchange.key))

@@ -38,7 +38,7 @@ class RunSettings(BaseModel):
     recipe: Literal["adapter", "fine-tune"] = "adapter"
     arms: tuple[Arm, ...] = ARMS
     rounds: int = Field(10, ge=1, le=10_000)
-    local_epochs: int = Field(2, ge=1, le=1_000)
+    local_epochs: int = Field(4, ge=1, le=1_000)
     batch_size: int = Field(16, ge=1, le=4096)
     learning_rate: float = Field(0.0, ge=-1, lt=100)
     proximal_mu: float = Field(0.0, ge=0)

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from strategies.flower import strategy_maker
 
 from fl_server.engine import app_files, simulate
-from fl_server.report import write_report
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, DataError
 from protocol.spec import load_spec
+from strategies.flower import strategy_maker
 from strategies.measures import get
 
 _PAIR = re.compile(r"""([\w-]+)=('[^']*'|"[^"]*"|\S+)""")
@@ -43,6 +42,8 @@ def run_simulation(
         Overrides of the app's settings, ``key=value`` separated by blanks.
     port, verbose
         See `fl_server.engine.simulate`.
+    overwrite : bool
+        Replace an earlier run in `out`.
 
     Returns
     -------
@@ -72,9 +73,8 @@ def run_simulation(
         "out": str(out.resolve()),
     }
     simulate(len(folders), values, port=port, verbose=verbose, show=typer.echo)
-    report = write_report(out)
-    typer.echo(f"report: {report}")
-    return report
+    typer.echo(f"report: {out / 'report.html'}")
+    return out / "report.html"
 
 
 def site_folders(sites_dir: Path) -> list[Path]:

@@ -6,12 +6,12 @@ the `typer.Typer` application. So this room needs to know none of them.
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.metadata import PackageNotFoundError, entry_points, version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from click.exceptions import Abort, ClickException, NoArgsIsHelpError
 
 from protocol.errors import FedprintError
 
@@ -49,17 +49,22 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        build_app()(args=_debug_first(given), prog_name="fedprint")
-    except KeyboardInterrupt:
+        # not standalone: click would print a usage error as a box of several lines
+        result = build_app()(args=_debug_first(given), prog_name="fedprint", standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ClickException as error:
+        _fail(f"{error.format_message()} (see --help)", error.exit_code)
+    except (KeyboardInterrupt, Abort):
         _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # the reader (`| head`) is gone: keep Python from complaining once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except (FedprintError, OSError, MemoryError) as error:
         if _debug(given):
             raise
         _fail(_one_line(error), 1)
+    if result == INTERRUPTED:
+        _fail("interrupted", INTERRUPTED)
+    sys.exit(result if isinstance(result, int) else 0)
 
 
 def _global_options(
@@ -84,11 +89,8 @@ def installed_version() -> str:
 
 
 def _debug(arguments: list[str]) -> bool:
-    return (
-        "--debug" in arguments[: arguments.index("--")]
-        if "--" in arguments
-        else ("--debug" in arguments)
-    )
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return "--debug" in arguments[:end]
 
 
 def _debug_first(arguments: list[str]) -> list[str]:
@@ -108,11 +110,11 @@ def _one_line(error: BaseException) -> str:
         text = "out of memory: use a smaller --batch-size"
     else:
         text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    return text
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"fedprint: error: {message}", file=sys.stderr)
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"fedprint: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 

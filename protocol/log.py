@@ -26,6 +26,10 @@ CHECKPOINT_TYPE = "application/vnd.fedprint.checkpoint+json"
 ENTRIES, CHECKPOINT = "entries.jsonl", "checkpoint.dsse.json"
 
 
+OUTSIDE = ("log", "sites")
+"""What a run folder's closing entry leaves out: the log itself, and a demo's own site folders."""
+
+
 class Checkpoint(BaseModel):
     """A signed state of the log.
 
@@ -190,13 +194,13 @@ def check_files(run: Path, log: Log) -> list[str]:
 
 
 def folder_digests(run: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a run folder but ``log/``, by relative path."""
+    """Return the SHA-256 of every file below a run folder but `OUTSIDE`, by relative path."""
     files = (path for path in sorted(run.rglob("*")) if path.is_file())
     names = ((path.relative_to(run), path) for path in files)
     return {
         name.as_posix(): sha256_hex(path.read_bytes())
         for name, path in names
-        if name.parts[0] != "log"
+        if name.parts[0] not in OUTSIDE
     }
 
 

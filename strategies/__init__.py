@@ -3,7 +3,7 @@
 from strategies.bkld import bkld_matrix
 from strategies.excess import debiased, excess, sampling_variance, symmetrised
 from strategies.explain import Explanation, Neighbour
-from strategies.grouping import Group, Grouping, GroupingOptions, find_groups, group
+from strategies.grouping import Group, Grouping, GroupingOptions, find_groups, group, site_distances
 from strategies.measures import Measure, available, get, register
 from strategies.partners import Partner, partners
 
@@ -25,5 +25,6 @@ __all__ = [
     "partners",
     "register",
     "sampling_variance",
+    "site_distances",
     "symmetrised",
 ]

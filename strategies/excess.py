@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from protocol.errors import BadShape
 
-__all__ = ["debiased", "excess", "sampling_variance", "symmetrised"]
+__all__ = [
+    "cumulative",
+    "debiased",
+    "excess",
+    "relative",
+    "sampling_variance",
+    "spread",
+    "symmetrised",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -61,15 +69,40 @@ def symmetrised(distances: FloatArray) -> FloatArray:
     return np.maximum(e + e.T, 0.0)  # rounding may leave -1e-17
 
 
-def sampling_variance(
-    rows: FloatArray, images: Sequence[int], draws: int | None = None
-) -> FloatArray:
-    r"""Expected squared distance of each histogram from that of its whole population.
+def cumulative(rows: FloatArray, edges: int = 100) -> FloatArray:
+    r"""Return each histogram as the two-bin histograms below and above every inner edge.
 
-    A histogram p of n independent images scatters by :math:`V / n` around the population's
-    :math:`\pi`, with :math:`V = 1 - \sum_b \pi^2`. Since p is concentrated a little more than
-    :math:`\pi`, :math:`(1 - \sum_b p^2) / (n - 1)` estimates the scatter without bias. Drawing c
-    times with replacement out of the n images adds :math:`(1 - 1/n) V / c`.
+    Plain bins forget which bins are neighbours: two narrow histograms side by side are as far apart
+    as two at opposite ends. On these two-bin rows the symmetrised excess is Cramer's distance
+    :math:`\overline{2 (F - G)^2}` of the distribution functions (up to the bin width the energy
+    distance of Szekely & Rizzo 2013), which depends on neither the number nor the width of bins.
+
+    Parameters
+    ----------
+    rows
+        Histograms, shape ``[k, m, b]``.
+    edges
+        Use about so many edges; more bins than that are taken together.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``[k, m * e, 2]``, rows summing to 1.
+    """
+    k, m, bins = rows.shape
+    step = max(1, bins // edges)
+    below = rows.cumsum(axis=2)[:, :, step - 1 : bins - 1 : step]  # [k, m, e]
+    below = np.clip(below, 0.0, 1.0).reshape(k, m * below.shape[2])  # rounding may leave 1 + 1e-16
+    return np.stack([below, 1.0 - below], axis=2)
+
+
+def spread(rows: FloatArray, images: Sequence[int], draws: int | None = None) -> FloatArray:
+    r"""How much the images of each site differ among themselves: :math:`V = 1 - \sum_b \pi^2`.
+
+    The chance that two images of the site's population fall into different bins. A histogram p of n
+    images is more concentrated than its population's :math:`\pi`, so
+    :math:`(1 - \sum_b p^2) \, n / (n - 1)` estimates V without bias, and likewise for c draws with
+    replacement out of the n images.
 
     Parameters
     ----------
@@ -85,11 +118,41 @@ def sampling_variance(
     numpy.ndarray
         Mean over the features, shape ``[k]``.
     """
-    features = rows.shape[1]
-    concentration = np.einsum("kmb,kmb->k", rows, rows) / features  # [k] mean of sum_b p^2
-    n = 1.0 / np.maximum(np.asarray(images, dtype=np.float64), 2.0)  # 1/n; one image tells nothing
-    c = 1.0 / max(draws, 2) if draws is not None else 0.0  # 1/c
-    return np.asarray((1.0 - concentration) * (n + (1.0 - n) * c) / ((1.0 - n) * (1.0 - c)))
+    concentration = np.einsum("kmb,kmb->k", rows, rows) / rows.shape[1]  # [k] mean of sum_b p^2
+    per_image, per_draw = _shares(images, draws)
+    return np.asarray((1.0 - concentration) / ((1.0 - per_image) * (1.0 - per_draw)))
+
+
+def sampling_variance(
+    rows: FloatArray, images: Sequence[int], draws: int | None = None
+) -> FloatArray:
+    r"""Expected squared distance of each histogram from that of its whole population.
+
+    A histogram of n independent images scatters by :math:`V / n`, see `spread`. Drawing c times
+    with replacement out of the n images adds :math:`(1 - 1/n) V / c`.
+
+    Parameters
+    ----------
+    rows
+        Histograms, shape ``[k, m, b]``.
+    images
+        Number of images of each site, length k.
+    draws
+        Number of draws with replacement, or None where each image counts once.
+
+    Returns
+    -------
+    numpy.ndarray
+        Mean over the features, shape ``[k]``.
+    """
+    per_image, per_draw = _shares(images, draws)
+    return np.asarray(spread(rows, images, draws) * (per_image + (1.0 - per_image) * per_draw))
+
+
+def _shares(images: Sequence[int], draws: int | None) -> tuple[FloatArray, float]:
+    """Return 1/n [k] and 1/c; a single image or draw tells nothing about spread and counts as 2."""
+    per_image = 1.0 / np.maximum(np.asarray(images, dtype=np.float64), 2.0)
+    return per_image, 0.0 if draws is None else 1.0 / max(draws, 2)
 
 
 def debiased(squared: FloatArray, variance: FloatArray) -> FloatArray:
@@ -113,3 +176,27 @@ def debiased(squared: FloatArray, variance: FloatArray) -> FloatArray:
     out = squared - variance[:, None] - variance[None, :]
     np.fill_diagonal(out, 0.0)
     return np.asarray(out)
+
+
+def relative(squared: FloatArray, spreads: FloatArray) -> FloatArray:
+    r"""Express squared distances as a share of what images differ by within a site.
+
+    With :math:`D = e(S, T) + e(T, S)` and V the mean spread, :math:`D / 2V` is an effect size
+    without unit: on `cumulative` rows 0.1 says that two images of different sites differ by 10 %
+    more than two images of one site. It means the same for every backbone and number of bins.
+
+    Parameters
+    ----------
+    squared
+        Squared distances between histograms, shape ``[k, k]``.
+    spreads
+        Spread of each site, shape ``[k]``, see `spread`. Its mean over the sites is used, so that
+        the result is a squared Euclidean distance still.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``[k, k]``.
+    """
+    scale = 2.0 * float(spreads.mean())
+    return squared / scale if scale > 0 else squared  # 0: every site has one image over and over

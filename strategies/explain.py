@@ -64,7 +64,7 @@ def explain(
     Parameters
     ----------
     squared
-        Debiased squared distances, shape ``[k, k]``.
+        Squared distances, shape ``[k, k]``.
     groups
         Groups of indices.
     names
@@ -136,7 +136,7 @@ def _reason(
             if close
             else f"Nearest is {near[0].site} of another group; sizes of groups decided. "
         )
-        first += f"Mean squared distance {own:.3f} to its group"
+        first += f"Distance {own:.3f} to its group"
     else:
         first = f"Alone: nobody within the cut at {cut:.3f}"
         if near[0].distance <= cut:

@@ -82,7 +82,9 @@ def strategy_maker(name: str) -> StrategyMaker:
         return StrategyMaker(key, {**LINEAR, **ROBUST}[key], key in LINEAR)
     if ":" not in name:
         known = ", ".join(sorted({**LINEAR, **ROBUST}))
-        raise ConfigError(f"unknown strategy {name!r}: take one of {known}, or package.module:factory")
+        raise ConfigError(
+            f"unknown strategy {name!r}: take one of {known}, or package.module:factory"
+        )
     module, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module), attribute)

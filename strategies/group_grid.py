@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from flwr.app import Message, MessageType, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 
 from protocol.errors import ConfigError, FedprintError
 
@@ -43,12 +45,12 @@ class GroupGrid(Grid):
         self._nodes = dict.fromkeys(nodes)
         self.lost: dict[int, str] = {}
 
-    def set_run(self, run: object) -> None:
+    def set_run(self, run: Run) -> None:
         """Refuse: the run is the whole grid's."""
         raise ConfigError("a group's grid takes its run from the whole grid")
 
     @property
-    def run(self) -> object:
+    def run(self) -> Run:
         """The run of the whole grid."""
         return self._grid.run
 
@@ -67,7 +69,7 @@ class GroupGrid(Grid):
         """Return the group's nodes that are connected and not lost."""
         return [node for node in self._grid.get_node_ids() if node in self._nodes]
 
-    def get_nodes(self) -> Iterable[object]:
+    def get_nodes(self) -> Iterable[NodeInfo]:
         """Return the group's nodes with what Flower knows of them."""
         return [info for info in self._grid.get_nodes() if info.node_id in self._nodes]
 

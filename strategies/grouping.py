@@ -1,8 +1,9 @@
 """Co-training groups out of fingerprints alone.
 
-Sites are grouped by the symmetrised excess divergence, which is a squared Euclidean distance
-between their histograms, less the scatter that a finite number of images causes. Names, classes
-and task cards play no part: fingerprints are put in an order of their content first.
+Sites are grouped by the symmetrised excess divergence of their cumulative histograms, which is a
+squared Euclidean distance, less the scatter that a finite number of images causes, relative to how
+much the images of one site differ. Names, classes and task cards play no part: fingerprints are put
+in an order of their content first.
 """
 
 import hashlib
@@ -26,13 +27,13 @@ from strategies.dendrogram import (
     partition,
     split_oversized,
 )
-from strategies.excess import debiased, sampling_variance, symmetrised
+from strategies.excess import cumulative, debiased, relative, sampling_variance, spread, symmetrised
 from strategies.explain import Explanation, explain
 from strategies.measures import stack
 from strategies.partners import partners
 from strategies.stability import stability
 
-__all__ = ["Group", "Grouping", "GroupingOptions", "find_groups", "group"]
+__all__ = ["Group", "Grouping", "GroupingOptions", "find_groups", "group", "site_distances"]
 
 FloatArray = NDArray[np.float64]
 
@@ -47,10 +48,10 @@ class GroupingOptions:
         Smallest and largest number of sites of a group. Below the smallest, a group joins the
         nearest one that has room; above the largest, it is split where it is widest.
     scale
-        Squared distance between histograms where one task ends and another begins, on a scale
-        from 0 (equal) to 2 (no bin in common); only roughly known, see ``spread``.
-    spread
-        Standard deviation of the scale's logarithm: by default a factor of two either way.
+        Distance where one task ends and another begins: 0.11 says that two images of different
+        sites differ by 11 % more than two images of one site. Only roughly known, see ``factor``.
+    factor
+        The scale may be wrong by so much either way (one standard deviation of its logarithm).
     draws
         Resamplings for the stability; 0 leaves it out.
     seed
@@ -61,8 +62,8 @@ class GroupingOptions:
 
     min_size: int = 1
     max_size: int | None = None
-    scale: float = 0.045
-    spread: float = math.log(2.0)
+    scale: float = 0.11
+    factor: float = 1.8
     draws: int = 24
     seed: int = 0
     partners: int = 3
@@ -74,8 +75,8 @@ class GroupingOptions:
             raise ConfigError(
                 f"maximum group size {self.max_size} is below the minimum {self.min_size}"
             )
-        if not (0 < self.scale < math.inf and 0 < self.spread < math.inf):
-            raise ConfigError("scale and spread of the grouping must be positive numbers")
+        if not (0 < self.scale < math.inf and 1 < self.factor < math.inf):
+            raise ConfigError("scale of the grouping must be above 0 and its factor above 1")
         if self.draws < 0 or self.partners < 0:
             raise ConfigError("numbers of draws and of partners must not be negative")
 
@@ -101,7 +102,7 @@ class Grouping:
     order
         Names of the k sites in the order of ``distances`` and of the leaves of ``linkage``.
     distances
-        Debiased squared distances between histograms, shape ``[k, k]``.
+        Squared distances, shape ``[k, k]``, see `site_distances`.
     linkage
         Shape ``[k - 1, 4]``, as scipy's; heights are squared distances between centroids.
     cut
@@ -152,9 +153,7 @@ def group(
         raise FedprintError("a site sent two fingerprints: keep one of each")
     rows = stack(ordered, spec)  # [k, m, b]
     images, draws = [f.n_images for f in ordered], spec.sampling.draws
-    divergences = bkld_matrix(rows, rows)  # [k, k]
-    variance = sampling_variance(rows, images, draws)  # [k]
-    squared = debiased(symmetrised(divergences), variance)  # [k, k]
+    squared = site_distances(rows, images, draws)  # [k, k]
     groups, linkage, cut = find_groups(squared, options)
     steady = stability(
         rows,
@@ -168,6 +167,32 @@ def group(
     ranked = partners(squared, names, options.partners)
     sites = explain(squared, groups, names, cut.height, steady, ranked)
     return Grouping(_named(groups, names), sites, names, squared, linkage, cut.height, cut.support)
+
+
+def site_distances(rows: FloatArray, images: Sequence[int], draws: int | None = None) -> FloatArray:
+    """Squared distances between sites, fit for grouping.
+
+    The symmetrised excess divergence of the cumulative rows, less its sampling variance, relative
+    to the spread within sites.
+
+    Parameters
+    ----------
+    rows
+        Histograms, shape ``[k, m, b]``.
+    images
+        Number of images of each site, length k.
+    draws
+        Number of draws with replacement, or None where each image counts once.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``[k, k]``; sites of one population scatter around 0.
+    """
+    below = cumulative(rows)  # [k, m * e, 2]
+    squared = symmetrised(bkld_matrix(below, below))
+    unbiased = debiased(squared, sampling_variance(below, images, draws))
+    return relative(unbiased, spread(below, images, draws))
 
 
 def find_groups(squared: FloatArray, options: GroupingOptions) -> tuple[Partition, FloatArray, Cut]:
@@ -186,7 +211,7 @@ def find_groups(squared: FloatArray, options: GroupingOptions) -> tuple[Partitio
         Groups of indices, the dendrogram ``[k - 1, 4]``, and where it was cut.
     """
     linkage = centroid_linkage(squared)
-    cut = best_cut(linkage, options.scale, options.spread)
+    cut = best_cut(linkage, options.scale, math.log(options.factor))
     groups = partition(linkage, cut.merges)
     if options.max_size is not None:
         groups = split_oversized(linkage, groups, options.max_size)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from strategies.bkld import bkld_matrix
 from strategies.dendrogram import Partition
-from strategies.excess import debiased, sampling_variance, symmetrised
+from strategies.excess import cumulative, debiased, relative, sampling_variance, spread, symmetrised
 
 __all__ = ["resample", "stability"]
 
@@ -40,7 +40,7 @@ def stability(
     groups
         Groups of indices as found in ``rows``.
     find
-        Finds groups in debiased squared distances ``[k, k]``.
+        Finds groups in squared distances ``[k, k]``.
     draws
         Number of resamplings; 0 gives None.
     seed
@@ -60,10 +60,11 @@ def stability(
         keep = np.sort(rng.permutation(rows.shape[1])[:_FEATURES])
         kept = rows[:, keep]  # [k, m', b]
         again = resample(kept, images, rng)
+        old, new = cumulative(kept), cumulative(again)  # [k, m' * e, 2]
         # the first sampling and the second one both scatter
-        variance = sampling_variance(kept, images, sampling_draws)
-        variance = variance + sampling_variance(again, images)
-        found = find(debiased(symmetrised(bkld_matrix(again, again)), variance))
+        variance = sampling_variance(old, images, sampling_draws) + sampling_variance(new, images)
+        squared = debiased(symmetrised(bkld_matrix(new, new)), variance)
+        found = find(relative(squared, spread(old, images, sampling_draws)))
         now = _together(found, len(rows))
         total += (member & now).sum(axis=1) / (member | now).sum(axis=1)
     return [float(value) for value in total / draws]

@@ -5,10 +5,19 @@ import re
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from scipy.stats import energy_distance
 
 from protocol.errors import BadShape
 from strategies.bkld import bkld_matrix
-from strategies.excess import debiased, excess, sampling_variance, symmetrised
+from strategies.excess import (
+    cumulative,
+    debiased,
+    excess,
+    relative,
+    sampling_variance,
+    spread,
+    symmetrised,
+)
 
 
 def test_symmetrised_excess_is_the_squared_euclidean_distance() -> None:
@@ -69,3 +78,34 @@ def test_matrix_must_be_square() -> None:
     text = "the excess needs a square matrix of distances, got (2, 3)"
     with pytest.raises(BadShape, match=f"^{re.escape(text)}$"):
         excess(np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(("bins", "edges"), [(2, 1), (10, 9), (100, 99), (199, 198), (1000, 99)])
+def test_cumulative_rows_are_distribution_functions(bins: int, edges: int) -> None:
+    rng = np.random.default_rng(4)
+    rows = rng.dirichlet(np.full(bins, 0.3), size=(3, 4))  # [k, m, b]
+    below = cumulative(rows)
+    assert below.shape == (3, 4 * edges, 2)
+    np.testing.assert_allclose(below.sum(axis=2), 1.0)
+    step = bins // (edges + 1) or 1
+    expected = rows.cumsum(axis=2)[:, :, step - 1 :: step][:, :, :edges]
+    np.testing.assert_allclose(below[..., 0].reshape(3, 4, edges), expected, atol=1e-12)
+
+
+def test_excess_of_cumulative_rows_is_the_energy_distance() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.integers(0, 12, 40), rng.integers(3, 12, 60)
+    rows = np.stack([np.bincount(x, minlength=12) / len(x) for x in (a, b)])[:, None, :]
+    below = cumulative(rows)
+    d = symmetrised(bkld_matrix(below, below))[0, 1]
+    assert d * 11 == pytest.approx(energy_distance(a, b) ** 2)
+    # and relative to the spread it is how much more images of two sites differ than those of one
+    within = (np.abs(a[:, None] - a).mean() + np.abs(b[:, None] - b).mean()) / 2
+    between = np.abs(a[:, None] - b).mean()
+    plain = spread(below, [10**9, 10**9])  # the histograms taken as populations
+    share = relative(np.array([[0.0, d], [d, 0.0]]), plain)[0, 1]
+    assert share == pytest.approx(between / within - 1)
+
+
+def test_relative_distance_of_constant_images_is_finite() -> None:
+    assert relative(np.ones((2, 2)), np.zeros(2)).tolist() == [[1.0, 1.0], [1.0, 1.0]]

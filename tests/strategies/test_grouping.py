@@ -100,7 +100,7 @@ def test_every_site_is_explained() -> None:
         assert why.nearest[0].site == why.partners[0].site
         assert why.nearest[0].same_group == (truth[why.nearest[0].site] == truth[site])
     assert re.match(
-        r"^Nearest: site-1-1\. Mean squared distance 0\.0\d\d to its group, 0\.\d{3} to the next "
+        r"^Nearest: site-1-1\. Distance 0\.0\d\d to its group, 0\.\d{3} to the next "
         r"group \(site-\d-0( and \d more)?\)\.$",
         grouping.sites["site-1-0"].reason,
     )
@@ -114,7 +114,7 @@ def test_stability_tells_clear_from_unclear() -> None:
     sites, _ = make_sites([[300, 300], [300, 300]], SPEC, 0)
     clear = group(sites, SPEC)
     assert min(e.stability or 0 for e in clear.sites.values()) > 0.9
-    border = group(sites, SPEC, GroupingOptions(scale=_top(clear), spread=0.05))
+    border = group(sites, SPEC, GroupingOptions(scale=_top(clear), factor=1.05))
     assert max(e.stability or 1 for e in border.sites.values()) < 0.9
 
 
@@ -177,7 +177,7 @@ def test_equal_fingerprints_are_one_group() -> None:
     [
         ({"min_size": 0}, "minimum group size must be at least 1, got 0"),
         ({"min_size": 3, "max_size": 2}, "maximum group size 2 is below the minimum 3"),
-        ({"scale": 0.0}, "scale and spread of the grouping must be positive numbers"),
+        ({"scale": 0.0}, "scale of the grouping must be above 0 and its factor above 1"),
         ({"draws": -1}, "numbers of draws and of partners must not be negative"),
     ],
 )

@@ -1,0 +1,89 @@
+"""The site's ClientApp: roll call, fingerprint, and its part in co-training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fl_client.plugin import add_fingerprinting, answering, current_site, device_name
+from protocol.errors import MalformedMessage
+from protocol.orders import Order, order_from_config
+from protocol.sharing import Arrays
+
+app = add_fingerprinting(ClientApp())
+
+_learners: dict[tuple[str, ...], Any] = {}
+
+
+def _learner(context: Context, order: Order) -> Any:
+    """Return this site's learner; its data and features are loaded once a process."""
+    from fl_client.learner import Learner
+
+    site, device = current_site(context), device_name(context)
+    key = (str(site.folder), order.spec.digest, order.recipe, str(device), str(order.seed))
+    if key not in _learners:
+        _learners[key] = Learner(site, order.spec, order.recipe, device, order.seed)
+    return _learners[key]
+
+
+def _order(message: Message) -> Order:
+    config = message.content.config_records.get("config")
+    if config is None:
+        raise MalformedMessage("the message holds no record 'config'")
+    return order_from_config(config)
+
+
+def _arrays(message: Message) -> Arrays:
+    record = message.content.array_records.get("arrays")
+    if record is None:
+        raise MalformedMessage("the message holds no record 'arrays'")
+    return {name: array.numpy() for name, array in record.items()}
+
+
+@app.query("body")
+@answering
+def body(message: Message, context: Context) -> RecordDict:
+    """Send the pretrained backbone's parameters, from which a group's fine-tuning starts."""
+    arrays = _learner(context, _order(message)).body()
+    return RecordDict({"arrays": array_record(arrays)})
+
+
+@app.train("alone")
+@answering
+def train_alone(message: Message, context: Context) -> RecordDict:
+    """Train with the whole budget and nobody else; only the scores leave."""
+    order = _order(message)
+    learner = _learner(context, order)
+    scores = learner.train_alone(order)
+    return RecordDict({"metrics": MetricRecord({**scores, "num-examples": learner.examples})})
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train one round of the group's federation."""
+    order = _order(message)
+    learner = _learner(context, order)
+    arrays = learner.train_round(order, _arrays(message))
+    metrics = MetricRecord({"num-examples": learner.examples})
+    content = RecordDict({"arrays": array_record(arrays), "metrics": metrics})
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+@answering
+def evaluate(message: Message, context: Context) -> RecordDict:
+    """Score the group's final model here; where asked, decide which model the site keeps."""
+    order = _order(message)
+    learner = _learner(context, order)
+    scores = learner.finish(order, _arrays(message))
+    metrics: dict[str, int | float | list[int] | list[float]] = dict(scores)
+    if order.guard_against:
+        metrics["keeps-group"] = int(learner.decide(order, order.guard_against))
+    return RecordDict({"metrics": MetricRecord({**metrics, "num-examples": learner.examples})})
+
+
+def array_record(arrays: Arrays) -> ArrayRecord:
+    """Wrap arrays by name for the wire."""
+    return ArrayRecord({name: Array(value) for name, value in arrays.items()})

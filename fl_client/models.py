@@ -1,0 +1,83 @@
+"""What a site keeps of a run on its own disk: private head rows, its models, their scores.
+
+Flower's ``Context.state`` is lost when a SuperNode restarts; these files are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+import numpy as np
+import safetensors.numpy
+
+from fl_client.site import Site
+from protocol.errors import DataError
+from protocol.files import atomic_write
+from protocol.sharing import Arrays
+
+Scores = dict[str, float]
+
+
+class RunModels:
+    """Models of one site in one run and arm.
+
+    Parameters
+    ----------
+    site : Site
+        The files lie in its state folder.
+    run, arm : str
+        Which run and arm; hashed into the folder's name, because they come from elsewhere.
+    """
+
+    def __init__(self, site: Site, run: str, arm: str) -> None:
+        name = hashlib.sha256(f"{run}\n{arm}".encode()).hexdigest()[:24]
+        self.folder = site.state / "models" / name
+
+    def save(self, name: str, arrays: Arrays) -> None:
+        """Write arrays, readable by the site alone."""
+        contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+        self._write(f"{name}.safetensors", safetensors.numpy.save(contiguous))
+
+    def load(self, name: str) -> Arrays:
+        """Return arrays saved before, none where there are none."""
+        path = self.folder / f"{name}.safetensors"
+        return dict(safetensors.numpy.load_file(path)) if path.is_file() else {}
+
+    def save_scores(self, scores: Scores) -> None:
+        """Write what the model of this arm scored."""
+        self._write("scores.json", json.dumps(scores).encode())
+
+    def load_scores(self) -> Scores | None:
+        """Return what the model of this arm scored, None if it was never scored."""
+        path = self.folder / "scores.json"
+        return dict(json.loads(path.read_text())) if path.is_file() else None
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(self.folder / name, data, mode=0o600)
+        except OSError as error:
+            raise DataError(
+                f"cannot write to {self.folder}: {error.strerror}; name another --state"
+            ) from error
+
+
+def gains(alone: Scores, together: Scores) -> bool:
+    """Tell whether training together gained on the site's own validation data.
+
+    Compared by balanced accuracy, and where that is equal (validation data of a small site has few
+    steps) by the loss; a site without validation data keeps its local model.
+
+    Parameters
+    ----------
+    alone, together : dict
+        Scores with ``val_balanced_accuracy`` and ``val_loss``.
+    """
+    before, after = alone["val_balanced_accuracy"], together["val_balanced_accuracy"]
+    if math.isnan(before) or math.isnan(after):
+        return False
+    if not math.isclose(before, after, abs_tol=1e-9):
+        return after > before
+    return together["val_loss"] < alone["val_loss"]

@@ -1,0 +1,217 @@
+"""The report of a run: one self-contained HTML page, made of the run folder's files alone."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from fl_server.report_data import RunData, read_run
+from fl_server.report_figures import ARM_COLOURS, Figure, bars, dendrogram, heatmap, timings
+from fl_server.report_numbers import ARMS, Paired, arm_means, comparisons
+from protocol.errors import FedprintError
+from protocol.files import atomic_write
+from protocol.runfiles import SiteMetrics
+from protocol.taskcard import class_keys
+
+TEMPLATE = Path("fl_server/templates/report.html")
+
+
+def write_report(run: Path) -> Path:
+    """Write a run folder's ``report.html``.
+
+    Parameters
+    ----------
+    run : Path
+        A finished run's folder.
+
+    Returns
+    -------
+    Path
+        The report, in that folder.
+
+    Raises
+    ------
+    FedprintError
+        A file of the run is missing or malformed, or the template cannot be found.
+    """
+    page = render(read_run(run))
+    report = run / "report.html"
+    atomic_write(report, page)
+    return report
+
+
+def render(data: RunData) -> str:
+    """Return the report of a run as HTML; whatever sites wrote is escaped.
+
+    Parameters
+    ----------
+    data : RunData
+        The run folder's content.
+
+    Returns
+    -------
+    str
+        The page.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"points": _points, "percent": _percent}
+    template = environment.from_string(find_template().read_text(encoding="utf-8"))
+    return template.render(_context(data))
+
+
+def find_template() -> Path:
+    """Find the report's template.
+
+    The app bundle that Flower ships holds no HTML and comes first on ``sys.path``; the installed
+    package is further down.
+
+    Returns
+    -------
+    Path
+        The template.
+
+    Raises
+    ------
+    FedprintError
+        It is nowhere on ``sys.path``.
+    """
+    folders = [Path(__file__).parent.parent, *(Path(entry or ".") for entry in sys.path)]
+    for folder in folders:
+        if (folder / TEMPLATE).is_file():
+            return folder / TEMPLATE
+    raise FedprintError(f"the report's template {TEMPLATE} is missing: run pip install fedprint")
+
+
+def _context(data: RunData) -> dict[str, Any]:
+    """Return everything that the template names."""
+    found = data.metrics.sites if data.metrics else {}
+    metrics = {site: found[site] for site in data.sites if site in found}
+    groups = sorted(data.groups.groups, key=lambda group: data.sites.index(group.sites[0]))
+    many = len(data.sites) > 1
+    return {
+        "run": data.run,
+        "spec": data.spec,
+        "sites": data.sites,
+        "task_of": {entry.site: entry.task for entry in data.run.sites},
+        "images": {entry.site: entry.images for entry in data.run.sites},
+        "groups": groups,
+        "group_of": {site: group.name for group in groups for site in group.sites},
+        "shared": {group.name: _shared(data, group.sites) for group in groups},
+        "why": data.groups.sites,
+        "metrics": metrics,
+        "arms": [a for a in ARMS if any(getattr(m, a) is not None for m in metrics.values())],
+        "best": {site: _best(outcome) for site, outcome in metrics.items()},
+        "means": arm_means(metrics.values()),
+        "group_means": _group_means(data, metrics),
+        "comparisons": comparisons(list(metrics.values())),
+        "headline": _headline(data, list(metrics.values())),
+        "colours": ARM_COLOURS,
+        "releases": data.releases,
+        "heatmap": heatmap(data.sites, data.divergence, groups),
+        "dendrogram": dendrogram(data.sites, data.linkage, groups) if many else None,
+        "bars": bars(data.sites, metrics, groups, _chance(data)) if metrics else None,
+        "timings": _timings(data),
+        "kept": Counter(m.kept for m in metrics.values() if m.kept),
+        "plain": sum(
+            r.verified is not None and r.verified.statement.predicate.privacy.mode == "plain"
+            for r in data.releases.values()
+        ),
+    }
+
+
+def _headline(data: RunData, metrics: list[SiteMetrics]) -> list[str]:
+    """Say in a few sentences what came out."""
+    images = sum(entry.images for entry in data.run.sites)
+    together = sum(len(group.sites) > 1 for group in data.groups.groups)
+    single = len(data.groups.groups) - together
+    lines = [
+        f"{_count(len(data.sites), 'site')} with {images:,} images were put into "
+        f"{_count(together, 'co-training group')}"
+        + (f", and {_count(single, 'site')} on its own" if single == 1 else "")
+        + (f", and {_count(single, 'site')} on their own" if single > 1 else "")
+        + ", from signed histograms alone. No image left a site."
+    ]
+    means = arm_means(metrics)
+    if means:
+        parts = [f"{_ARM_WORDS[arm]} {mean:.1%}" for arm, mean in means.items()]
+        lines.append(
+            f"Mean balanced accuracy on the sites' own test images: {', '.join(parts)}. "
+            + " ".join(_said(pair) for pair in comparisons(metrics) if pair.arm == "grouped")
+        )
+    else:
+        lines.append("Fingerprints were exchanged and compared; nothing was trained.")
+    if data.run.left_out:
+        lines.append(f"{_count(len(data.run.left_out), 'site')} left out: the reasons are below.")
+    return lines
+
+
+_ARM_WORDS = {
+    "alone": "every site alone",
+    "together": "everybody together",
+    "random": "random groups",
+    "grouped": "groups by fingerprint",
+    "final": "what the sites keep",
+}
+
+
+def _said(pair: Paired) -> str:
+    words = f"Grouped against {pair.against}: {_points(pair.mean)} points"
+    if pair.low is not None and pair.high is not None:
+        words += f" (95 % interval {_points(pair.low)} to {_points(pair.high)})"
+    return words + "."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _points(value: float) -> str:
+    """Return a difference of accuracies in percentage points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _shared(data: RunData, sites: list[str]) -> list[str]:
+    """Return the classes that two or more of some sites hold, as their signed cards say."""
+    cards = [
+        release.verified.card
+        for site in sites
+        if (release := data.releases.get(site)) is not None and release.verified is not None
+    ]
+    held = Counter(key for card in cards for key in set(class_keys(card)))
+    return sorted(key for key, count in held.items() if count > 1)
+
+
+def _chance(data: RunData) -> dict[str, float]:
+    """Return the balanced accuracy of guessing, where the card lists the classes."""
+    return {
+        site: 1 / len(release.verified.card.classes)
+        for site, release in data.releases.items()
+        if release.verified is not None and release.verified.card.classes
+    }
+
+
+def _best(outcome: SiteMetrics) -> float | None:
+    values = [getattr(outcome, arm) for arm in ARMS if arm != "final"]
+    return max((value for value in values if value is not None), default=None)
+
+
+def _group_means(data: RunData, metrics: dict[str, SiteMetrics]) -> dict[str, dict[str, float]]:
+    return {
+        group.name: arm_means(metrics[site] for site in group.sites if site in metrics)
+        for group in data.groups.groups
+    }
+
+
+def _timings(data: RunData) -> Figure | None:
+    seconds = {phase: value for phase, value in data.run.seconds.items() if value >= 0}
+    return timings(seconds) if seconds else None
