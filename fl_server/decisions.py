@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.fingerprint import Fingerprint
-from protocol.runfiles import GroupEntry, GroupsFile, PartnerEntry, SiteGroupEntry
+from protocol.runfiles import GroupEntry, GroupsFile, NeighbourEntry, PartnerEntry, SiteGroupEntry
 from protocol.spec import Spec
 from strategies.grouping import GroupingOptions, group
 from strategies.measures import get
-from strategies.partners import partners as rank_partners
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def decide(
     spec : Spec
         Their common spec.
     measure : str
-        Distance for partners and the distance file.
+        Distance of the distance file; groups and partners use the debiased symmetrised excess,
+        because a directed divergence names the same concentrated site to nearly every target.
     min_size, max_size : int
         Bounds on the size of a group; a maximum of 0 is none.
     partners : int
@@ -55,7 +55,6 @@ def decide(
     ordered = sorted(fingerprints, key=lambda fingerprint: fingerprint.site)
     names = [fingerprint.site for fingerprint in ordered]
     distances = get(measure).matrix(ordered, ordered, spec)  # [k, k]
-    ranked = rank_partners(distances, names, partners)
     options = GroupingOptions(min_size=min_size, max_size=max_size or None, partners=partners)
     found = group(ordered, spec, options)
     return Decision(
@@ -68,9 +67,10 @@ def decide(
                     reason=why.reason,
                     margin=why.margin,
                     stability=why.stability,
+                    nearest=[NeighbourEntry(**vars(n)) for n in why.nearest],
                     partners=[
                         PartnerEntry(site=p.site, distance=p.distance, percentile=p.percentile)
-                        for p in ranked[site]
+                        for p in why.partners
                     ],
                 )
                 for site, why in found.sites.items()

@@ -10,14 +10,18 @@ from typing import Any
 import jinja2
 
 from fl_server.report_data import RunData, read_run
-from fl_server.report_figures import ARM_COLOURS, Figure, bars, dendrogram, heatmap, timings
+from fl_server.report_figures import ARM_COLOURS, bars, dendrogram, timings
+from fl_server.report_heatmap import heatmap
 from fl_server.report_numbers import ARMS, Paired, arm_means, comparisons
+from fl_server.report_shapes import Figure
 from protocol.errors import FedprintError
 from protocol.files import atomic_write
-from protocol.runfiles import SiteMetrics
+from protocol.runfiles import LeftOut, SiteMetrics
 from protocol.taskcard import class_keys
 
 TEMPLATE = Path("fl_server/templates/report.html")
+MOST_LEAVES = 400
+"""Sites above which there is no dendrogram: nobody could read it."""
 
 
 def write_report(run: Path) -> Path:
@@ -93,7 +97,7 @@ def _context(data: RunData) -> dict[str, Any]:
     found = data.metrics.sites if data.metrics else {}
     metrics = {site: found[site] for site in data.sites if site in found}
     groups = sorted(data.groups.groups, key=lambda group: data.sites.index(group.sites[0]))
-    many = len(data.sites) > 1
+    leaves = 2 <= len(data.sites) <= MOST_LEAVES
     return {
         "run": data.run,
         "spec": data.spec,
@@ -103,7 +107,9 @@ def _context(data: RunData) -> dict[str, Any]:
         "groups": groups,
         "group_of": {site: group.name for group in groups for site in group.sites},
         "shared": {group.name: _shared(data, group.sites) for group in groups},
+        "expectation": {group.name: _expectation(data, group.sites) for group in groups},
         "why": data.groups.sites,
+        "left_out": [*data.run.left_out, *_lost(data)],
         "metrics": metrics,
         "arms": [a for a in ARMS if any(getattr(m, a) is not None for m in metrics.values())],
         "best": {site: _best(outcome) for site, outcome in metrics.items()},
@@ -112,9 +118,10 @@ def _context(data: RunData) -> dict[str, Any]:
         "comparisons": comparisons(list(metrics.values())),
         "headline": _headline(data, list(metrics.values())),
         "colours": ARM_COLOURS,
+        "most_leaves": MOST_LEAVES,
         "releases": data.releases,
-        "heatmap": heatmap(data.sites, data.divergence, groups),
-        "dendrogram": dendrogram(data.sites, data.linkage, groups) if many else None,
+        "heatmap": heatmap(data.sites, data.between, groups),
+        "dendrogram": dendrogram(data.sites, data.linkage, groups) if leaves else None,
         "bars": bars(data.sites, metrics, groups, _chance(data)) if metrics else None,
         "timings": _timings(data),
         "kept": Counter(m.kept for m in metrics.values() if m.kept),
@@ -139,15 +146,15 @@ def _headline(data: RunData, metrics: list[SiteMetrics]) -> list[str]:
     ]
     means = arm_means(metrics)
     if means:
-        parts = [f"{_ARM_WORDS[arm]} {mean:.1%}" for arm, mean in means.items()]
-        lines.append(
-            f"Mean balanced accuracy on the sites' own test images: {', '.join(parts)}. "
-            + " ".join(_said(pair) for pair in comparisons(metrics) if pair.arm == "grouped")
-        )
+        parts = [f"{_ARM_WORDS[arm]} {_percent(mean)}" for arm, mean in means.items()]
+        lines.append(f"Mean balanced accuracy on the sites' own test images: {', '.join(parts)}.")
+        said = [_said(pair) for pair in comparisons(metrics) if pair.arm == "grouped"]
+        if said:
+            lines.append(f"Grouped training differs {', '.join(said)}.")
     else:
         lines.append("Fingerprints were exchanged and compared; nothing was trained.")
     if data.run.left_out:
-        lines.append(f"{_count(len(data.run.left_out), 'site')} left out: the reasons are below.")
+        lines.append(f"{_count(len(data.run.left_out), 'site')} left out; see why below.")
     return lines
 
 
@@ -161,10 +168,11 @@ _ARM_WORDS = {
 
 
 def _said(pair: Paired) -> str:
-    words = f"Grouped against {pair.against}: {_points(pair.mean)} points"
-    if pair.low is not None and pair.high is not None:
-        words += f" (95 % interval {_points(pair.low)} to {_points(pair.high)})"
-    return words + "."
+    words = f"from {pair.against} by {_points(pair.mean)} points"
+    if pair.low is None or pair.high is None:
+        return words
+    doubt = "; not clearly" if pair.low <= 0 <= pair.high else ""
+    return f"{words} (95\u00a0% interval {_points(pair.low)} to {_points(pair.high)}{doubt})"
 
 
 def _count(number: int, noun: str) -> str:
@@ -177,7 +185,7 @@ def _points(value: float) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+    return "–" if value is None else f"{100 * value:.1f}\u00a0%"
 
 
 def _shared(data: RunData, sites: list[str]) -> list[str]:
@@ -189,6 +197,27 @@ def _shared(data: RunData, sites: list[str]) -> list[str]:
     ]
     held = Counter(key for card in cards for key in set(class_keys(card)))
     return sorted(key for key, count in held.items() if count > 1)
+
+
+def _expectation(data: RunData, sites: list[str]) -> str:
+    """Return what the group's plan expected of training together, before it spent a round."""
+    extra = (data.metrics.model_extra or {}) if data.metrics else {}
+    for plan in extra.get("plans", {}).get("grouped", []):
+        if sorted(plan.get("sites", [])) == sorted(sites):
+            return str(plan.get("expectation", ""))
+    if len(sites) == 1:
+        return "A group of one trains alone."
+    return "" if _shared(data, sites) else "No class in common: nothing to gain from each other."
+
+
+def _lost(data: RunData) -> list[LeftOut]:
+    """Return the sites that stopped answering in training."""
+    extra = (data.metrics.model_extra or {}) if data.metrics else {}
+    return [
+        LeftOut(site=site, reason="lost-in-training", message=f"arm {arm}: {why}")
+        for arm, lost in extra.get("lost", {}).items()
+        for site, why in lost.items()
+    ]
 
 
 def _chance(data: RunData) -> dict[str, float]:

@@ -19,7 +19,7 @@ from protocol.runfiles import GroupsFile, MetricsFile, RunFile
 from protocol.spec import Spec, load_spec
 from protocol.trust import TrustStore, open_store
 from protocol.verify import VerifiedRelease, verify_local
-from strategies.excess import excess, symmetrised
+from strategies.excess import symmetrised
 
 FloatArray = NDArray[np.float64]
 Model = TypeVar("Model", bound=BaseModel)
@@ -64,8 +64,9 @@ class RunData:
         Release by site.
     sites : list of str
         Sites in the order of the figures: groups stay together, neighbours are close.
-    divergence : float64 array
-        Excess divergence in the order of `sites`, row = source, column = target.
+    between : float64 array
+        Symmetrised excess divergence ``[k, k]`` in the order of `sites`: unlike the directed one,
+        it does not favour sources whose histograms are sharp.
     linkage : float64 array
         Average linkage ``[k - 1, 4]`` of the symmetrised excess; its leaves count in `sites`.
     """
@@ -76,7 +77,7 @@ class RunData:
     metrics: MetricsFile | None
     releases: dict[str, SiteRelease]
     sites: list[str]
-    divergence: FloatArray
+    between: FloatArray
     linkage: FloatArray
 
 
@@ -120,7 +121,7 @@ def read_run(run: Path) -> RunData:
         metrics=metrics,
         releases=_releases(run, spec),
         sites=[names[i] for i in order],
-        divergence=excess(ordered),
+        between=symmetrised(ordered),
         linkage=average_linkage(ordered),
     )
 
@@ -172,9 +173,7 @@ def average_linkage(distances: FloatArray) -> FloatArray:
     """
     if len(distances) < 2:
         return np.empty((0, 4))
-    between = symmetrised(distances).clip(min=0)  # below 0 is sampling noise around 0
-    np.fill_diagonal(between, 0.0)
-    condensed = squareform(between, checks=False)  # [k (k - 1) / 2]
+    condensed = squareform(symmetrised(distances), checks=False)  # [k (k - 1) / 2]
     tree: FloatArray = linkage(condensed, "average")
     if len(distances) <= 400:  # the ordering takes the cube of the number of sites
         tree = optimal_leaf_ordering(tree, condensed)

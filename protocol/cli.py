@@ -30,7 +30,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_global_options)
+    app.callback(help=app.info.help)(_global_options)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         entry.load()(app)
     return app
@@ -72,12 +72,21 @@ def _global_options(
         bool, typer.Option("--debug", help="Show the traceback of an error instead of one line.")
     ] = False,
     show_version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the version and exit.",
+            is_eager=True,
+            callback=lambda wanted: _show_version() if wanted else None,
+        ),
     ] = False,
 ) -> None:
-    if show_version:
-        typer.echo(f"fedprint {installed_version()}")
-        raise typer.Exit
+    """Declare the options that stand before a command; both are dealt with elsewhere."""
+
+
+def _show_version() -> NoReturn:
+    typer.echo(f"fedprint {installed_version()}")
+    raise typer.Exit
 
 
 def installed_version() -> str:

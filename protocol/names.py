@@ -5,17 +5,12 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import AfterValidator, StringConstraints
 
 from protocol.errors import DataError
 
-_PATTERN = r"^\w[\w .()+@-]{0,99}$"
-
-SiteName = Annotated[str, StringConstraints(pattern=_PATTERN)]
-"""A site's name as a pydantic field."""
-
-Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256 digest as 64 lower-case hexadecimal digits."""
+_PATTERN = r"^\w[\w .'()+@-]{0,99}$"
+_TAKEN = ".binding"  # <site>.binding.dsse.json lies beside <site>.dsse.json
 
 
 def check_site_name(name: str) -> str:
@@ -29,6 +24,21 @@ def check_site_name(name: str) -> str:
     if not re.fullmatch(_PATTERN, name):
         raise DataError(
             f"site name {name!r} is not usable: take up to 100 letters, digits, spaces and _ . - "
-            "( ) + @, starting with a letter or digit (--name)"
+            "' ( ) + @, starting with a letter or digit (--name)"
         )
+    if name.lower().endswith(_TAKEN):
+        raise DataError(f"site name {name!r} is not usable: it must not end in {_TAKEN} (--name)")
     return name
+
+
+def _not_taken(name: str) -> str:
+    if name.lower().endswith(_TAKEN):
+        raise ValueError(f"a site's name must not end in {_TAKEN}")
+    return name
+
+
+SiteName = Annotated[str, StringConstraints(pattern=_PATTERN), AfterValidator(_not_taken)]
+"""A site's name as a pydantic field."""
+
+Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 digest as 64 lower-case hexadecimal digits."""

@@ -92,19 +92,19 @@ class GroupGrid(Grid):
     ) -> Iterable[Message]:
         """Send to nodes of the group and wait; a broken training round is redone with the rest."""
         pending = self._stamped(messages)
+        if not pending or not _trains(pending[0]):
+            return self._grid.send_and_receive(pending, timeout=timeout)
         while pending:
             prepared = self._prepared(pending)
             replies = list(self._grid.send_and_receive(prepared, timeout=timeout))
             failed = self._failed(prepared, replies)
-            if not failed or pending[0].metadata.message_type.split(".")[0] != MessageType.TRAIN:
+            if not failed:
                 return replies
             for node, why in failed.items():
                 self.lost[node] = why
                 self._nodes.pop(node, None)
             pending = [m for m in pending if m.metadata.dst_node_id not in failed]
-        if self.lost:
-            raise FedprintError(f"group {self.group} has lost all its sites")
-        return []
+        raise FedprintError(f"group {self.group} has lost all its sites")
 
     def _stamped(self, messages: Iterable[Message]) -> list[Message]:
         stamped = list(messages)
@@ -121,7 +121,7 @@ class GroupGrid(Grid):
         fresh = []
         for message in messages:
             meta, content = message.metadata, message.content
-            if self._prepare and meta.message_type.split(".")[0] == MessageType.TRAIN:
+            if self._prepare:
                 content = self._prepare(content, meta.dst_node_id, nodes)
             fresh.append(
                 Message(
@@ -145,6 +145,10 @@ class GroupGrid(Grid):
             elif reply.has_error():
                 failed[message.metadata.dst_node_id] = str(reply.error.reason or reply.error.code)
         return failed
+
+
+def _trains(message: Message) -> bool:
+    return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
 
 
 def per_group(

@@ -41,7 +41,7 @@ def task_images(
         size=(images, spec.features)
     )  # [n, m]
     values = centre + shift * own.normal(size=spec.features) * width + width * noise  # [n, m]
-    return np.clip((values * spec.bins).astype(np.int64), 0, spec.bins - 1)
+    return np.asarray(np.clip((values * spec.bins).astype(np.int64), 0, spec.bins - 1))
 
 
 def count(indices: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
@@ -52,7 +52,7 @@ def count(indices: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
 def make_sites(
     sizes: Sequence[Sequence[int]], spec: Spec, seed: int = 0, shift: float = 0.0
 ) -> tuple[list[Fingerprint], dict[str, int]]:
-    """Return fingerprints and the task of each site; ``sizes[t]`` are the image numbers of task t."""
+    """Return fingerprints and the task of each site; ``sizes[t]``: image numbers of task t."""
     rng = np.random.default_rng(seed)
     sites, truth = [], {}
     for task, numbers in enumerate(sizes):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -66,14 +67,14 @@ def test_raw_divergence_fails_where_the_excess_succeeds(seed: int) -> None:
 
 @given(st.randoms(use_true_random=False))
 @settings(max_examples=15, deadline=None)
-def test_names_and_order_do_not_matter(random: "object") -> None:
+def test_names_and_order_do_not_matter(random: Random) -> None:
     sites, _ = make_sites(MIXED, SPEC, 0, shift=0.1)
     names = [s.site for s in sites]
     shuffled = list(names)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     rename = dict(zip(names, shuffled, strict=True))
     moved = [replace(s, site=rename[s.site]) for s in sites]
-    random.shuffle(moved)  # type: ignore[attr-defined]
+    random.shuffle(moved)
     first, second = group(sites, SPEC), group(moved, SPEC)
     assert sets(second) == {frozenset(rename[s] for s in g.sites) for g in first.groups}
     for old, new in rename.items():
@@ -95,8 +96,9 @@ def test_every_site_is_explained() -> None:
     assert list(grouping.sites) == sorted(truth)
     for site, why in grouping.sites.items():
         assert 0 < why.margin <= 1
-        assert why.stability is not None and 0 < why.stability <= 1
-        assert len(why.nearest) == 3 and len(why.partners) == 2
+        assert why.stability is not None
+        assert 0 < why.stability <= 1
+        assert (len(why.nearest), len(why.partners)) == (3, 2)
         assert why.nearest[0].site == why.partners[0].site
         assert why.nearest[0].same_group == (truth[why.nearest[0].site] == truth[site])
     assert re.match(
