@@ -12,7 +12,7 @@ from protocol.errors import MalformedMessage
 from protocol.orders import Order, order_from_config
 from protocol.sharing import Arrays
 
-app = add_fingerprinting(ClientApp())
+app = add_fingerprinting(ClientApp(), keep_features=True)
 
 _learners: dict[tuple[str, ...], Any] = {}
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -114,7 +115,11 @@ def extract(
     started = time.monotonic()
     with ThreadPoolExecutor(workers or default_workers(), "decode") as pool:
         order = _order(images, spec.sampling, pool)
-        views = _views(images, order, spec, pool, ahead=2 * batch_size)
+        # on a CPU, decoding during the forward pass would only take its cores away
+        overlap = place.type != "cpu"
+        ahead = batch_size * (4 if overlap else 1)
+        decoded = _decoded(pool, partial(_make, images, spec), order, ahead, overlap)
+        views = ((index, v) for (index, _), vs in zip(order, decoded, strict=True) for v in vs)
         with show_progress("fingerprinting", total) if progress else nullcontext() as advance:
             for which, batch in _batches(views, batch_size, spec.preprocess.crop):
                 values = forward(model, batch, spec, place)[: len(which)]  # [k, m]
@@ -190,7 +195,7 @@ def _order(images: Sequence[ImageItem], sampling: Sampling, pool: ThreadPoolExec
         digests = list(pool.map(ImageItem.content_digest, images))
         return [(index, [0]) for index in sorted(range(len(images)), key=lambda i: digests[i])]
     # here the choice itself depends on the order, so it goes by decoded pixels, not by files
-    digests = list(_ahead(pool, _digest_item, images, 64))
+    digests = list(_decoded(pool, _digest_item, images, 64, overlap=True))
     ranked = sorted(range(len(images)), key=lambda i: digests[i])
     everything = hashlib.sha256(b"".join(digests[i] for i in ranked)).digest()
     draws: dict[int, list[int]] = {}
@@ -204,30 +209,30 @@ def _digest_item(item: ImageItem) -> bytes:
     return pixel_digest(item.pixels())
 
 
-def _views(
-    images: Sequence[ImageItem], order: Order, spec: Spec, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[int, Pixels]]:
-    """Yield every view with the index of its image, in order; an image is decoded once."""
-
-    def make(entry: tuple[int, list[int]]) -> Pixels:
-        return make_views(images[entry[0]].pixels(), spec, entry[1])
-
-    for (index, _), views in zip(order, _ahead(pool, make, order, ahead), strict=True):
-        for view in views:
-            yield index, view
+def _make(images: Sequence[ImageItem], spec: Spec, entry: tuple[int, list[int]]) -> Pixels:
+    """Decode an image once and make all its views, uint8 ``[k, crop, crop, 3]``."""
+    return make_views(images[entry[0]].pixels(), spec, entry[1])
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[_T], _R], entries: Iterable[_T], ahead: int
+def _decoded(
+    pool: ThreadPoolExecutor,
+    work: Callable[[_T], _R],
+    entries: Iterable[_T],
+    ahead: int,
+    overlap: bool,
 ) -> Iterator[_R]:
-    """Map in the pool, in order, with at most `ahead` results waiting."""
-    waiting: deque[Future[_R]] = deque()
+    """Map in the pool, in order, with at most `ahead` results at a time.
+
+    With `overlap` the pool is always kept busy; without, it rests until all of them were taken.
+    """
+    rest, waiting = iter(entries), deque[Future[_R]]()
     try:
-        for entry in entries:
-            waiting.append(pool.submit(work, entry))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
+        while True:
+            if overlap or not waiting:
+                more = islice(rest, ahead - len(waiting))
+                waiting.extend(pool.submit(work, entry) for entry in more)
+            if not waiting:
+                return
             yield waiting.popleft().result()
     finally:
         for future in waiting:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 
-import torch
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 

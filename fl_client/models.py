@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import safetensors.numpy
+from safetensors import SafetensorError
 
 from fl_client.site import Site
 from protocol.errors import DataError
@@ -18,6 +22,7 @@ from protocol.files import atomic_write
 from protocol.sharing import Arrays
 
 Scores = dict[str, float]
+T = TypeVar("T")
 
 
 class RunModels:
@@ -43,7 +48,7 @@ class RunModels:
     def load(self, name: str) -> Arrays:
         """Return arrays saved before, none where there are none."""
         path = self.folder / f"{name}.safetensors"
-        return dict(safetensors.numpy.load_file(path)) if path.is_file() else {}
+        return _parsed(path, safetensors.numpy.load) or {}
 
     def save_scores(self, scores: Scores) -> None:
         """Write what the model of this arm scored."""
@@ -51,8 +56,7 @@ class RunModels:
 
     def load_scores(self) -> Scores | None:
         """Return what the model of this arm scored, None if it was never scored."""
-        path = self.folder / "scores.json"
-        return dict(json.loads(path.read_text())) if path.is_file() else None
+        return _parsed(self.folder / "scores.json", json.loads)
 
     def _write(self, name: str, data: bytes) -> None:
         try:
@@ -62,6 +66,14 @@ class RunModels:
             raise DataError(
                 f"cannot write to {self.folder}: {error.strerror}; name another --state"
             ) from error
+
+
+def _parsed(path: Path, parse: Callable[[bytes], dict[str, T]]) -> dict[str, T] | None:
+    """Return what a file holds, None if there is none."""
+    try:
+        return parse(path.read_bytes()) if path.is_file() else None
+    except (SafetensorError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}): delete it and run again") from error
 
 
 def gains(alone: Scores, together: Scores) -> bool:

@@ -67,7 +67,9 @@ def list_site_folders(sites_dir: Path) -> list[Path]:
     return sorted(p for p in sites_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def add_fingerprinting(app: ClientApp, find_folder: FindFolder = site_folder) -> ClientApp:
+def add_fingerprinting(
+    app: ClientApp, find_folder: FindFolder = site_folder, *, keep_features: bool = False
+) -> ClientApp:
     """Let a ClientApp answer fedprint's roll call and release its signed fingerprint.
 
     Parameters
@@ -76,6 +78,10 @@ def add_fingerprinting(app: ClientApp, find_folder: FindFolder = site_folder) ->
         Any app of the Message API; its own functions stay as they are.
     find_folder : callable
         From Flower's context to the site's folder of labelled images.
+    keep_features : bool
+        Keep the features in the site's state folder, for co-training that starts from them.
+        Otherwise nothing is written at the site: its folder may be read-only, and an app's own
+        reader finds in it what it always found.
 
     Returns
     -------
@@ -94,8 +100,8 @@ def add_fingerprinting(app: ClientApp, find_folder: FindFolder = site_folder) ->
     def fingerprint(message: Message, context: Context) -> RecordDict:
         request = from_release_request(message.content)
         site = current_site(context, find_folder)
-        key, policy = signing_key(context), site_policy(context)
-        return to_reply(*answer_request(site, request, key, policy, device_name(context)))
+        key, policy, device = signing_key(context), site_policy(context), device_name(context)
+        return to_reply(*answer_request(site, request, key, policy, device, keep_features))
 
     return app
 
@@ -167,7 +173,7 @@ def site_policy(context: Context) -> Policy:
     named = context.node_config.get("policy")
     if named:
         return load_policy(Path(str(named)).expanduser())
-    if context.node_config.get("site"):
+    if context.node_config.get("site") or "partition-id" not in context.node_config:
         raise ConfigError(
             "no release policy: start the SuperNode with --node-config 'policy=\"FILE\"'"
         )
@@ -186,6 +192,7 @@ def answer_request(
     key: PrivateKeyTypes,
     policy: Policy,
     device: str | None,
+    keep_features: bool = False,
 ) -> tuple[bytes, bytes, bytes]:
     """Pass a request through the site's gate, then fingerprint, sign and bind.
 
@@ -199,9 +206,15 @@ def answer_request(
     PolicyError
         If the site's policy does not permit it; no image is opened then.
     """
+    from fl_client.extract import extract
     from fl_client.features import cached_features
 
     gate(policy, request.spec, site)
-    _, counts = cached_features(site, request.spec, device)
+    if keep_features:
+        _, counts = cached_features(site, request.spec, device)
+    else:
+        extracted = extract(site.images, request.spec.require_ready(), device=device)
+        assert extracted.counts is not None
+        counts = extracted.counts
     payload, release = make_release(site, counts, request.spec, key, policy)
     return payload, release, make_binding(site.name, release, request.run, request.nonce, key)

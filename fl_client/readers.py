@@ -198,9 +198,12 @@ def read_arrays(folder: Path, npz: str) -> list[Row]:
                     f"npz file {path} has the keys {', '.join(sorted(keys)[:8]) or 'none'}: "
                     "expected train_images, train_labels, and the same for val and test"
                 )
-            return [row for split in splits for row in _split_rows(archive, keys, split, path)]
+            rows = [row for split in splits for row in _split_rows(archive, keys, split, path)]
     except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
         raise DataError(f"npz file {path} cannot be read ({error}): write it again") from error
+    if not rows:
+        raise DataError(f"site folder {folder} holds no images after reading {npz}: add some")
+    return rows
 
 
 def _split_rows(archive: zipfile.ZipFile, keys: set[str], split: str, path: Path) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ def _trainer(max_epochs: int) -> pl.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         max_epochs=max_epochs,
+        default_root_dir=tempfile.gettempdir(),  # the finder's checkpoint, for a moment
     )
 
 
@@ -105,7 +107,7 @@ def _found_lr(model: SiteModel, loader: DataLoader[object]) -> float:
     from pytorch_lightning.tuner.tuning import Tuner
 
     found = Tuner(_trainer(max_epochs=50)).lr_find(
-        model, loader, num_training=50, max_lr=0.3, update_attr=False
+        model, loader, min_lr=1e-3, max_lr=1.0, num_training=50, update_attr=False
     )
     suggestion = found.suggestion() if found is not None else None
     return float(suggestion) if suggestion else model.lr

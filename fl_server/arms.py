@@ -7,6 +7,7 @@ stock strategy; they differ in who trains with whom, and in nothing else.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from protocol.sharing import HIDDEN, GroupPlan, initial_adapter, initial_rows
 from strategies.cotrain import plan_group, row_factors
 from strategies.flower import strategy_maker
 from strategies.group_grid import GroupGrid, Prepare, per_group
+
+log = logging.getLogger("fedprint")
 
 
 @dataclass
@@ -83,8 +86,8 @@ def run_arm(
 ) -> ArmOutcome:
     """Train one arm and score every site's model on its own validation and test data.
 
-    A site that trains with nobody, because its group is itself or has no class in common, is not
-    trained again: its model is that of the arm ``alone``.
+    In the arm ``grouped`` a site that has no class in common with its group trains with nobody; so
+    does a group of one. Such a site is not trained again: its model is that of the arm ``alone``.
 
     Parameters
     ----------
@@ -102,10 +105,18 @@ def run_arm(
     cards = {site: release.verified.card for site, release in exchange.releases.items()}
     outcome = ArmOutcome(
         plans=[
-            plan_group(f"{arm}-{number}", {site: cards[site] for site in members}, maker.linear)
+            plan_group(
+                f"{arm}-{number}",
+                {site: cards[site] for site in members},
+                maker.linear,
+                everybody=arm != "grouped",
+            )
             for number, members in enumerate(groups, start=1)
         ]
     )
+    for plan in outcome.plans:
+        if arm == "grouped" and len(plan.sites) > 1:
+            log.info("%s: %s", ", ".join(plan.sites), plan.expectation)
     if alone is None:
         _train_alone(outcome, grid, exchange, settings)
     else:
@@ -150,7 +161,7 @@ def _train_groups(
     settings: RunSettings,
 ) -> None:
     """Run a stock strategy on every group that has something to gain, side by side."""
-    plans = {plan.group: _present(plan, alone) for plan in outcome.plans if plan.trainable}
+    plans = {plan.group: _training(plan, alone) for plan in outcome.plans if plan.trainable}
     plans = {name: plan for name, plan in plans.items() if len(plan.sites) > 1}
     site_of = {node: site for site, node in exchange.nodes.items()}
 
@@ -177,9 +188,11 @@ def _train_groups(
         outcome.scores.setdefault(site, scores)
 
 
-def _present(plan: GroupPlan, alone: ArmOutcome) -> GroupPlan:
-    """Return the plan without sites that were lost before; their share is unknown."""
-    return plan.model_copy(update={"sites": [s for s in plan.sites if s in alone.examples]})
+def _training(plan: GroupPlan, alone: ArmOutcome) -> GroupPlan:
+    """Return the plan of those who train: not those apart, nor those lost before."""
+    return plan.model_copy(
+        update={"sites": [site for site in plan.taking_part if site in alone.examples]}
+    )
 
 
 def _train_group(
@@ -188,7 +201,7 @@ def _train_group(
     """Run the strategy on one group, then let its sites score the final model."""
     order = _order(arm, exchange, settings)
     maker = strategy_maker(settings.strategy)
-    strategy = maker.make(len(plan.sites), proximal_mu=settings.proximal_mu)
+    strategy = maker.make(proximal_mu=settings.proximal_mu)
     start = _initial_arrays(plan, order, grid, exchange, settings)
     result = strategy.start(
         grid=grid,

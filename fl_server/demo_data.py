@@ -170,13 +170,14 @@ def _quota(plan: SitePlan, split: str, names: list[str]) -> NDArray[np.int64]:
 
 
 def _write_site(folder: Path, plan: SitePlan, pool: Pool, rows: Rows) -> Path:
-    """Write one site folder."""
+    """Write one site folder; without its site.toml, which comes last, it is none yet."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "site.toml").unlink(missing_ok=True)
     lines: list[tuple[str, str, str, str]] = []
     for split, chosen in rows.items():
         for row in chosen.tolist():
             path = f"images/{len(lines):04d}.png"
-            atomic_write(folder / path, _png(pool.images[row]))
+            (folder / path).write_bytes(_png(pool.images[row]))
             lines.append((path, pool.labels[row], pool.subjects[row], split))
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")

@@ -117,7 +117,7 @@ def slice_plane(rng: np.random.Generator) -> Pool:
     ):
         for first in range(low, high, 4):  # blocks of three slices, one slice left out between
             for index in range(first, min(first + 3, high)):
-                plane = np.rot90(t1.take(index, axis=axis))
+                plane = np.rot90(np.moveaxis(t1, axis, 0)[index])
                 room = np.array(plane.shape) - size + 1
                 for row, column in rng.integers(0, room, (40, 2)):
                     window = plane[row : row + size, column : column + size]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -48,11 +47,12 @@ def simulate(
     sites: int,
     run_config: Mapping[str, str | int | float | bool],
     *,
+    app: Path | None = None,
     port: int = 0,
     verbose: bool = False,
     show: Callable[[str], None] = print,
 ) -> None:
-    """Run the app once with ``sites`` simulated SuperNodes and wait for its end.
+    """Run a Flower app once with ``sites`` simulated SuperNodes and wait for its end.
 
     Parameters
     ----------
@@ -60,6 +60,8 @@ def simulate(
         Number of SuperNodes, one for each site folder.
     run_config : mapping
         Overrides of ``[tool.flwr.app.config]``.
+    app : Path or None
+        Folder of the app, with its ``pyproject.toml``; by default fedprint's own.
     port : int
         TCP port of the SuperLink on 127.0.0.1; 0 takes a free one.
     verbose : bool
@@ -74,21 +76,28 @@ def simulate(
     FedprintError
         If the run did not complete; carries the run's own error line where there is one.
     """
-    if find_spec("ray") is None:
-        raise ConfigError(
-            "Flower's simulation engine is not installed: run `pip install 'fedprint[sim]'`"
-        )
-    port = _claim_port(port)
+    port = check_engine(port)
     with tempfile.TemporaryDirectory(prefix="fedprint-") as scratch:
         home = Path(scratch)
         _write_connection(home, port)
-        app = _assemble_app(home / "fedprint")
+        app = app or assemble_app(home / "fedprint")
         environment = _environment(home)
         with _superlink(home, port, environment):
             _run(app, sites, run_config, environment, verbose, show)
 
 
-def _claim_port(port: int) -> int:
+def check_engine(port: int = 0) -> int:
+    """See that Flower's engine is installed and the port free; return the port, chosen if 0.
+
+    Raises
+    ------
+    ConfigError
+        If either is not so.
+    """
+    if find_spec("ray") is None or find_spec("psutil") is None:
+        raise ConfigError(
+            "Flower's simulation engine is not installed: run `pip install 'fedprint[sim]'`"
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -117,7 +126,7 @@ def app_files() -> Path:
     raise FedprintError("the app's pyproject.toml is missing: reinstall fedprint")
 
 
-def _assemble_app(target: Path) -> Path:
+def assemble_app(target: Path) -> Path:
     """Copy the installed packages beside their ``pyproject.toml``: what ``flwr run`` bundles."""
     root = Path(__file__).resolve().parent.parent
     for package in PACKAGES:
@@ -190,49 +199,35 @@ def _await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> Non
 
 
 def _end_session(process: subprocess.Popen[Any]) -> None:
-    """Stop the SuperLink and all it started (engine, ServerApp, Ray), by process id."""
-    members = _descendants(process.pid)
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        for pid in members:
-            with suppress(ProcessLookupError):
-                os.kill(pid, sent)
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            process.poll()
-            members = [pid for pid in members if _alive(pid)]
-            if not members:
-                return
-            time.sleep(0.1)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return True
-
-
-def _descendants(root: int) -> list[int]:
-    """Return ``root`` and every process below it.
+    """Stop the SuperLink and all it started (engine, ServerApp, Ray), by process id.
 
     Ray and Flower detach their children into sessions of their own, so a process group does not
     hold them all; the table of parents does.
     """
-    table = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-    ).stdout
-    children: dict[int, list[int]] = {}
-    for line in table.splitlines():
-        pid, parent = map(int, line.split())
-        children.setdefault(parent, []).append(pid)
-    family = [root]
-    for pid in family:
-        family.extend(children.get(pid, ()))
-    return family
+    import psutil  # comes with the simulation engine
+
+    family: list[Any] = []
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        family = [root, *root.children(recursive=True)]
+    for stop in (psutil.Process.terminate, psutil.Process.kill):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                stop(member)
+        deadline = time.monotonic() + STOP_SECONDS
+        while family and time.monotonic() < deadline:
+            process.poll()
+            family = [member for member in family if _alive(member)]
+            time.sleep(0.1)
+
+
+def _alive(member: Any) -> bool:
+    import psutil
+
+    try:  # a zombie has ended, whether or not anyone reaps it
+        return bool(member.is_running() and member.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _run(

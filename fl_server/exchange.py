@@ -14,6 +14,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from protocol.errors import FedprintError, VerificationError
+from protocol.fingerprint import Fingerprint
 from protocol.keys import generate_key
 from protocol.records import (
     Hello,
@@ -29,6 +30,7 @@ from protocol.spec import Spec
 from protocol.statement import new_nonce, utc_now
 from protocol.trust import TrustStore
 from protocol.verify import VerifiedRelease, verify_release
+from strategies.grouping import Group
 
 POLL_SECONDS = 0.5
 
@@ -78,6 +80,16 @@ class Exchange:
     def nodes(self) -> dict[str, int]:
         """Flower node id of each verified site."""
         return {site: release.node_id for site, release in self.releases.items()}
+
+    @property
+    def fingerprints(self) -> list[Fingerprint]:
+        """The verified fingerprints, one a site."""
+        return [release.verified.fingerprint for release in self.releases.values()]
+
+    def group_nodes(self, groups: Iterable[Group]) -> dict[str, list[int]]:
+        """Return the Flower node ids of each group, as `strategies.group_grid.per_group` takes."""
+        nodes = self.nodes
+        return {group.name: [nodes[site] for site in group.sites] for group in groups}
 
 
 def exchange_fingerprints(

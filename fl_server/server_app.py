@@ -107,7 +107,7 @@ def _exchange(grid: Grid, settings: RunSettings, name: str) -> Exchange:
 
 def _decide(out: Path, exchange: Exchange, settings: RunSettings) -> Decision:
     decision = decide(
-        [release.verified.fingerprint for release in exchange.releases.values()],
+        exchange.fingerprints,
         exchange.spec,
         measure=settings.measure,
         min_size=settings.min_group_size,
@@ -129,9 +129,6 @@ def _tell_arm(arm: str, outcome: ArmOutcome) -> None:
             "%s: mean balanced accuracy %.3f on test data of %d sites, %.0f s",
             *(arm, sum(values) / len(values), len(values), outcome.seconds),
         )
-    for plan in outcome.plans:
-        if arm == "grouped" and len(plan.sites) > 1 and not plan.trainable:
-            log.info("%s: %s", ", ".join(plan.sites), plan.expectation)
     for site, why in outcome.lost.items():
         log.info("lost in training (%s): %s: %s", arm, site, why)
 

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from fl_server.engine import app_files, simulate
+from fl_server.engine import app_files, check_engine, simulate
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, DataError
+from protocol.files import atomic_write
 from protocol.spec import load_spec
 from strategies.flower import strategy_maker
 from strategies.measures import get
 
+RUN_FILES = (
+    "run.json",
+    "spec.json",
+    "trust.dsse.json",
+    "coordinator.pub.pem",
+    "fingerprints",
+    "distances.csv",
+    "groups.json",
+    "recommendations.json",
+    "metrics.json",
+    "report.html",
+    "log",
+)
+"""All that a run writes; nothing else in a run folder is ever touched."""
+LAST = "log/checkpoint.dsse.json"
 _PAIR = re.compile(r"""([\w-]+)=('[^']*'|"[^"]*"|\S+)""")
 
 
@@ -65,6 +81,7 @@ def run_simulation(
             f"{sites_dir} holds {len(folders)} site folders: a federation needs at least two, "
             "each a folder with class subfolders or a site.toml"
         )
+    port = check_engine(port)  # an earlier run is not given up for one that cannot start
     prepare_run_folder(out, overwrite)
     values = {
         "min-sites": len(folders),
@@ -72,7 +89,12 @@ def run_simulation(
         "sites-dir": str(sites_dir.resolve()),
         "out": str(out.resolve()),
     }
-    simulate(len(folders), values, port=port, verbose=verbose, show=typer.echo)
+    try:
+        simulate(len(folders), values, port=port, verbose=verbose, show=typer.echo)
+    except BaseException:
+        if not (out / LAST).exists():
+            clear_run_folder(out)
+        raise
     typer.echo(f"report: {out / 'report.html'}")
     return out / "report.html"
 
@@ -87,24 +109,41 @@ def site_folders(sites_dir: Path) -> list[Path]:
 def prepare_run_folder(out: Path, overwrite: bool) -> None:
     """Make the run folder and see that it can be written; clear an earlier run if allowed.
 
-    Only what a run writes is removed: the demo's ``sites`` stay, and so does anything else.
+    Raises
+    ------
+    ConfigError
+        If it cannot be written, or holds an earlier run and `overwrite` is not set.
     """
+    held = [name for name in RUN_FILES if (out / name).exists()]
+    if held and not overwrite:
+        raise ConfigError(
+            f"{out} holds an earlier run ({held[0]}): choose another --out or add --overwrite"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
+        atomic_write(out / ".fedprint-probe", b"")
+        (out / ".fedprint-probe").unlink()
     except OSError as error:
         raise ConfigError(
             f"cannot write to {out}: {error.strerror}; choose another --out"
         ) from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write to {out}: permission denied; choose another --out")
-    if not (out / "run.json").exists():
-        return
-    if not overwrite:
-        raise ConfigError(f"{out} holds an earlier run: choose another --out or add --overwrite")
-    for name in ("run.json", "report.html", "metrics.json", "groups.json", "distances.csv"):
-        (out / name).unlink(missing_ok=True)
-    for name in ("fingerprints", "log"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    for name in held:
+        _remove(out / name)
+
+
+def clear_run_folder(out: Path) -> None:
+    """Remove what an unfinished run wrote, and the folder if nothing else is in it."""
+    for name in RUN_FILES:
+        _remove(out / name)
+    with suppress(OSError):  # a demo's sites, or files of the user's
+        out.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def parse_run_config(text: str) -> dict[str, Any]:

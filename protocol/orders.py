@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from flwr.app import ConfigRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from protocol.errors import MalformedMessage, one_line
 from protocol.sharing import Recipe
 from protocol.spec import Spec, parse_spec
+
+Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 class Order(BaseModel):
@@ -47,7 +50,7 @@ class Order(BaseModel):
     proximal_mu: float = Field(0.0, ge=0, allow_inf_nan=False)
     seed: int = Field(ge=0, lt=2**31)
     server_round: int = Field(0, ge=0)
-    factors: dict[str, float] = {}
+    factors: dict[str, Factor] = {}
     guard_against: str = Field("", max_length=200)
 
     def to_config(self) -> dict[str, Any]:
@@ -68,13 +71,13 @@ def order_from_config(config: ConfigRecord | Mapping[str, Any]) -> Order:
 
     Raises
     ------
-    MalformedMessage
-        If a value is missing or cannot be used.
+    MalformedMessage, ConfigError
+        If a value is missing or cannot be used, or the spec is none.
     """
     values = {name.replace("-", "_"): value for name, value in config.items()}
     try:
         spec = parse_spec(str(values.get("spec", "")), "the ordered spec")
-        factors = json.loads(str(values.get("factors", "{}")))
+        factors = from_json(str(values.get("factors", "{}")))
         return Order.model_validate({**values, "spec": spec, "factors": factors})
     except ValidationError as error:
         raise MalformedMessage(f"the order is malformed: {one_line(error)}") from error

@@ -37,6 +37,8 @@ class GroupPlan(BaseModel):
         Keys of the classes whose head rows travel, sorted.
     holders : dict
         Sites that hold each shared class.
+    apart : list of str
+        Sites that hold no class of any other: they train alone, because only pooled labels pay.
     trainable : bool
         False where nothing can be gained together: a group of one, or no class in common.
     expectation : str
@@ -49,8 +51,14 @@ class GroupPlan(BaseModel):
     sites: list[str]
     shared_classes: list[str]
     holders: dict[str, list[str]]
+    apart: list[str] = []
     trainable: bool
     expectation: str
+
+    @property
+    def taking_part(self) -> list[str]:
+        """Sites that train together: all of the group but those apart."""
+        return [site for site in self.sites if site not in self.apart]
 
 
 def row_name(key: str) -> str:

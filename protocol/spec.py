@@ -136,9 +136,9 @@ class Spec(_Part):
         """
         if not self.ready:
             raise ConfigError(
-                f"spec {self.name} is a recipe without bin edges: calibrate it first on public "
-                f"images (fedprint spec calibrate FOLDER --backbone {self.backbone} "
-                f"--bins {self.bins})"
+                f"spec {self.name} is a recipe without bin edges: calibrate it first, on public "
+                f"images: fedprint spec calibrate FOLDER --backbone {self.backbone} --bins "
+                f"{self.bins} --draws {self.sampling.draws or 0} --name {self.name} --out FILE"
             )
         return self
 

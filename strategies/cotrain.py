@@ -8,7 +8,9 @@ from protocol.sharing import GroupPlan, row_name
 from protocol.taskcard import TaskCard, class_keys
 
 
-def plan_group(group: str, cards: Mapping[str, TaskCard], linear: bool = True) -> GroupPlan:
+def plan_group(
+    group: str, cards: Mapping[str, TaskCard], linear: bool = True, everybody: bool = False
+) -> GroupPlan:
     """Plan one group's co-training.
 
     Parameters
@@ -20,6 +22,8 @@ def plan_group(group: str, cards: Mapping[str, TaskCard], linear: bool = True) -
     linear : bool
         Whether the strategy aggregates by a weighted mean. Robust and clipping strategies do not,
         so with differing label sets they share the body only.
+    everybody : bool
+        Let sites without any class in common take part too, with the body alone.
 
     Returns
     -------
@@ -34,17 +38,22 @@ def plan_group(group: str, cards: Mapping[str, TaskCard], linear: bool = True) -
     }
     common = {key: held for key, held in holders.items() if len(held) >= 2}
     rows = common if linear or all(len(h) == len(sites) for h in holders.values()) else {}
+    together = set().union(*common.values())
+    apart = [] if everybody else [site for site in sites if site not in together]
     return GroupPlan(
         group=group,
         sites=sites,
         shared_classes=list(rows),
         holders=rows,
+        apart=apart,
         trainable=bool(common),
-        expectation=_expectation(sites, len(holders), len(common), bool(rows)),
+        expectation=_expectation(sites, apart, len(holders), len(common), bool(rows)),
     )
 
 
-def _expectation(sites: Sequence[str], classes: int, common: int, rows: bool) -> str:
+def _expectation(
+    sites: Sequence[str], apart: Sequence[str], classes: int, common: int, rows: bool
+) -> str:
     if len(sites) == 1:
         return "A group of one trains alone."
     if not common:
@@ -52,17 +61,16 @@ def _expectation(sites: Sequence[str], classes: int, common: int, rows: bool) ->
             "No class in common: pooling labels is where co-training gains, so nothing can be "
             "expected and no round is spent; give classes common names or codes on the task cards."
         )
+    held = f"{common} of {classes} classes are held by two or more sites"
     if not rows:
         return (
-            f"{common} of {classes} classes are held by two or more sites, but this strategy is "
-            "no weighted mean, so only the body is shared: expect little."
+            f"{held}, but this strategy is no weighted mean, so only the body is shared: "
+            "expect little."
         )
-    if common == classes:
-        return f"All {classes} classes are held by two or more sites: small sites should gain most."
-    return (
-        f"{common} of {classes} classes are held by two or more sites: expect a gain on these, "
-        "most at small sites."
-    )
+    gain = f"{held}: expect a gain on these, most at small sites."
+    if not apart:
+        return gain
+    return f"{gain} No class in common with anyone, so training alone: {', '.join(apart)}."
 
 
 def row_factors(plan: GroupPlan, examples: Mapping[str, int]) -> dict[str, float]:

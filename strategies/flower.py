@@ -1,4 +1,4 @@
-"""Stock Flower strategies by name, or any factory of the user's, sized for one group."""
+"""Stock Flower strategies by name, or any factory of the user's, made for one group."""
 
 from __future__ import annotations
 
@@ -34,14 +34,18 @@ class StrategyMaker:
     factory: Factory
     linear: bool
 
-    def make(self, nodes: int, *, proximal_mu: float = 0.0) -> Strategy:
-        """Make a strategy that trains on all `nodes` of a group and asks for no evaluation."""
+    def make(self, *, proximal_mu: float = 0.0) -> Strategy:
+        """Make a strategy that trains on every node its grid shows and asks for no evaluation.
+
+        The minima are 1, because a group's grid shows only its nodes: a strategy that insists on
+        more waits for ever once a node is lost.
+        """
         options: dict[str, Any] = {
             "fraction_train": 1.0,
             "fraction_evaluate": 0.0,
-            "min_train_nodes": nodes,
+            "min_train_nodes": 1,
             "min_evaluate_nodes": 0,
-            "min_available_nodes": nodes,
+            "min_available_nodes": 1,
         }
         if self.name == "fedprox":
             options["proximal_mu"] = proximal_mu
@@ -88,8 +92,9 @@ def strategy_maker(name: str) -> StrategyMaker:
     module, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"strategy {name!r} cannot be imported: {error}") from error
+    except Exception as error:  # importing runs the user's code
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"strategy {name!r} cannot be imported: {reason}") from error
     if not callable(factory):
         raise ConfigError(f"strategy {name!r} is not callable")
     return StrategyMaker(name, factory, bool(getattr(factory, "linear", False)))

@@ -129,6 +129,7 @@ class GroupGrid(Grid):
                     dst_node_id=meta.dst_node_id,
                     message_type=meta.message_type,
                     group_id=meta.group_id,
+                    ttl=meta.ttl,
                 )
             )
         return fresh

@@ -1,7 +1,8 @@
-"""Every fault that a site's message can have, produced for real, and the code it is refused with."""
+"""Every fault that a site's message can have, made for real, and the code it is refused with."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from protocol.envelope import LIMIT, sign
 from protocol.errors import ConfigError, VerificationError
@@ -26,6 +29,8 @@ from protocol.trust import TrustStore
 from protocol.verify import read_fingerprints, verify_local
 
 from .conftest import BINS, FEATURES, IMAGES, NOW, Case, make_case, make_counts, make_spec
+
+FUZZED = make_case(generate_key())
 
 
 def tensor(array: Any, name: str = "counts") -> bytes:
@@ -286,3 +291,48 @@ def test_local_faults(case: Case, tmp_path: Path) -> None:
         verify_local(tmp_path, "north")
     with pytest.raises(ConfigError, match="holds no fingerprints"):
         read_fingerprints(tmp_path / "nowhere")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_is_changed_the_answer_is_a_reason_code(data: st.DataObject) -> None:
+    case = FUZZED
+    part = data.draw(st.sampled_from(["payload", "release", "binding"]))
+    spoiled = bytearray(getattr(case, part))
+    for _ in range(data.draw(st.integers(1, 4))):
+        spoiled[data.draw(st.integers(0, len(spoiled) - 1))] = data.draw(st.integers(0, 255))
+    changed = replace(case, **{part: bytes(spoiled)})
+    verified, reason = None, ""
+    try:
+        verified = changed.verify()
+    except VerificationError as error:
+        reason = error.reason
+    # each fault has a class of its own
+    assert reason != VerificationError.reason
+    # only what is outside the signature may change: white space, the key brought along
+    assert verified is None or verified.statement == case.verify().statement
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_site_may_sign_any_bytes(data: st.DataObject) -> None:
+    payload = bytearray(FUZZED.payload)
+    for _ in range(data.draw(st.integers(1, 4))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(VerificationError):
+        FUZZED.signed(bytes(payload)).verify()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2", "BOOL", "U16", "C64", "F4"])
+def test_exotic_types_in_the_header(case: Case, dtype: str) -> None:
+    raw = bytes(make_counts().astype(np.uint8))
+    for size in (1, 2, 8):
+        header = {"counts": {"dtype": dtype, "shape": [6, 5], "data_offsets": [0, 30 * size]}}
+        text = json.dumps(header).encode()
+        payload = len(text).to_bytes(8, "little") + text + raw * size
+        assert reason_of(case.signed(payload)) in (
+            "malformed-payload",
+            "bad-dtype",
+            "bad-row-sums",
+            "not-finite",
+        )

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures_sites import write_classes
+
+from fl_client.calibrate import calibrate, edges, make_recipe
+from fl_client.extract import extract
+from fl_client.site import read_site
+from protocol.errors import ConfigError, DataError
+from protocol.spec import Sampling, Spec, list_specs, load_spec
+
+DRAWS = Sampling(rule="with-replacement", draws=50, flip=True, crop="random")
+
+
+def recipe_of(spec: Spec, **changes: object) -> Spec:
+    options: dict[str, object] = {
+        "name": "mine",
+        "backbone": spec.backbone,
+        "weights": spec.weights.source,
+        "bins": 12,
+        "resize": 36,
+        "crop": 32,
+    }
+    return make_recipe(**{**options, **changes})  # type: ignore[arg-type]
+
+
+def test_a_recipe_becomes_a_spec(spec: Spec, tmp_path: Path) -> None:
+    folder = write_classes(tmp_path, {"faces": 15, "digits": 15})
+    recipe = recipe_of(spec, sampling=DRAWS)
+    made = calibrate(folder, recipe, device="cpu")
+    assert made.ready
+    assert made.calibration is not None
+    assert made.calibration.images == ["digits", "faces"]
+    assert made.calibration.count == 30
+    assert made.weights.sha256 == spec.weights.sha256
+    assert made.sampling == DRAWS
+    images = read_site(folder).images
+    once = made.model_copy(update={"sampling": Sampling()})
+    features = extract(images, once, device="cpu", want_features=True).features
+    assert features is not None
+    expected = np.quantile(features.astype(float), (0.05, 0.95), axis=0)
+    np.testing.assert_allclose(made.lower_array, expected[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(made.upper_array, expected[1], rtol=1e-4, atol=2e-3)
+    assert calibrate(folder, made, device="cpu").digest == made.digest  # again, from its own edges
+    counts = extract(images, made, device="cpu").counts
+    assert counts is not None
+    assert (counts.sum(axis=1) == 50).all()
+
+
+def test_edges_of_features_that_do_not_vary() -> None:
+    features = np.zeros((50, 3), np.float32)
+    features[:, 1] = 7.0
+    features[:, 2] = np.arange(50) / 3
+    lower, upper = edges(features)
+    assert (lower < upper).all()
+    assert lower.tolist()[:2] == [0.0, 7.0]
+    assert upper.tolist()[:2] == [0.001, 7.007]
+    assert upper[2] == float(f"{np.quantile(features[:, 2].astype(float), 0.95):.5g}")
+
+
+def test_bad_input(spec: Spec, tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "few", {"a": 3})
+    with pytest.raises(DataError, match="holds 3 images: quantiles need at least 20 public images"):
+        calibrate(folder, recipe_of(spec))
+    with pytest.raises(DataError, match="holds 0 images"):
+        calibrate(tmp_path / "none", recipe_of(spec))
+    with pytest.raises(ConfigError, match=r"^these options make no spec: bins: "):
+        recipe_of(spec, bins=0)
+
+
+def test_the_shipped_specs() -> None:
+    specs = {spec.name: spec for spec in list_specs()}
+    for name in ("lite0-100", "lite0-1000"):
+        assert specs[name].ready
+        calibration = specs[name].calibration
+        assert calibration is not None
+        assert calibration.count == 1950
+        assert not {"MNI", "MNIST", "Indian Pines"} & set(" ".join(calibration.images).split())
+    assert load_spec("lite0-100").lower == load_spec("lite0-1000").lower
+    assert load_spec("lite0-100").upper == load_spec("lite0-1000").upper

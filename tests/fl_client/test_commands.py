@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from fixtures_sites import tiny_spec, write_classes
+from typer.testing import CliRunner, Result
+
+import fl_client.commands as commands
+from fl_client.commands import register
+from fl_client.spec_commands import spec_json
+from protocol.errors import ConfigError, DataError, FedprintError, SpecMismatch
+from protocol.keys import generate_key, save_private_key
+from protocol.spec import Spec, load_spec, parse_spec
+from protocol.verify import read_fingerprints
+
+APP = typer.Typer()
+register(APP)
+
+
+@pytest.fixture(autouse=True)
+def own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config"
+
+
+@pytest.fixture
+def spec_file(spec: Spec, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.json"
+    path.write_text(spec_json(spec))
+    return path
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(APP, [str(word) for word in words])
+
+
+def fails(kind: type[FedprintError], *words: object) -> str:
+    result = run(*words)
+    assert result.exit_code != 0
+    assert isinstance(result.exception, kind), result.output
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+def test_fingerprint(tmp_path: Path, spec_file: Path, own_configuration: Path) -> None:
+    out, report = tmp_path / "prints", tmp_path / "report.json"
+    options = ("--spec", spec_file, "--out", out, "--device", "cpu")
+    north = write_classes(tmp_path / "north", {"a": 3, "b": 2})
+    south = write_classes(tmp_path / "x", {"a": 4}, seed=50)
+    result = run("fingerprint", north, *options, "--json", report)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("north: 5 images, spec tiny, ")
+    key = tmp_path / "key.pem"
+    save_private_key(key, generate_key())
+    assert run("fingerprint", south, *options, "--name", "south", "--key", key).exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "north.dsse.json",
+        "north.safetensors",
+        "south.dsse.json",
+        "south.safetensors",
+        "spec.json",
+    ]
+    _, releases = read_fingerprints(out)
+    assert [(r.fingerprint.site, r.fingerprint.n_images) for r in releases] == [
+        ("north", 5),
+        ("south", 4),
+    ]
+    assert releases[0].key_id != releases[1].key_id
+    written = json.loads(report.read_text())
+    assert (written["site"], written["key_id"]) == ("north", releases[0].key_id)
+    assert (own_configuration / "fedprint" / "key.pem").stat().st_mode & 0o777 == 0o600
+    before = (out / "north.safetensors").read_bytes()
+    assert run("fingerprint", north, *options, "--workers", 3).exit_code == 0
+    assert (out / "north.safetensors").read_bytes() == before
+
+
+def test_another_spec_in_the_same_folder(tmp_path: Path, spec_file: Path, spec: Spec) -> None:
+    out = tmp_path / "prints"
+    site = write_classes(tmp_path / "north", {"a": 3})
+    run("fingerprint", site, "--spec", spec_file, "--out", out, "--device", "cpu")
+    other = tmp_path / "other.json"
+    other.write_text(spec_json(tiny_spec(Path(spec.weights.source[5:]).parent, bins=20)))
+    message = fails(
+        SpecMismatch, "fingerprint", site, "--spec", other, "--out", out, "--name", "second"
+    )
+    assert "differ in bins (10 against 20)" in message
+    assert not list(out.glob("second*"))
+
+
+def test_nothing_half_written(
+    tmp_path: Path, spec_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "prints"
+    site = write_classes(tmp_path / "north", {"a": 3})
+    (site / "a" / "bad.png").write_bytes(b"no image")
+    assert "bad.png cannot be read" in fails(
+        DataError, "fingerprint", site, "--spec", spec_file, "--out", out, "--device", "cpu"
+    )
+    assert list(out.iterdir()) == []
+    (site / "a" / "bad.png").unlink()
+    write = commands.atomic_write
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name.endswith(".dsse.json"):
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(commands, "atomic_write", full)
+    result = run("fingerprint", site, "--spec", spec_file, "--out", out, "--device", "cpu")
+    assert isinstance(result.exception, OSError)
+    assert list(out.iterdir()) == []
+
+
+def test_bad_input(tmp_path: Path, spec_file: Path) -> None:
+    site = write_classes(tmp_path / "north", {"a": 1})
+    options = ("--out", tmp_path / "prints", "--device", "cpu")
+    assert "local commands: site north has 1 images, at least 2 are needed" in fails(
+        FedprintError, "fingerprint", site, "--spec", spec_file, *options
+    )
+    assert "unknown spec 'nothing'" in fails(
+        ConfigError, "fingerprint", site, "--spec", "nothing", *options
+    )
+    assert "spec resnet34-100 is a recipe without bin edges" in fails(
+        ConfigError, "fingerprint", site, "--spec", "resnet34-100", *options
+    )
+    assert "key file" in fails(
+        ConfigError, "fingerprint", site, "--spec", spec_file, *options, "--key", tmp_path / "no"
+    )
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in fails(
+        DataError, "fingerprint", site, "--spec", spec_file, "--out", tmp_path / "file"
+    )
+    assert "site name '../x' is not usable" in fails(
+        DataError, "fingerprint", site, "--spec", spec_file, *options, "--name", "../x"
+    )
+
+
+def test_spec_commands(tmp_path: Path, spec: Spec) -> None:
+    listed = run("spec", "list", "--json", tmp_path / "specs.json")
+    assert listed.exit_code == 0
+    for name in ("lite0-100", "lite0-1000", "resnet34-100", "resnet34-1000"):
+        assert f" {name} " in listed.stdout
+    entries = {e["name"]: e for e in json.loads((tmp_path / "specs.json").read_text())["specs"]}
+    assert entries["lite0-100"]["digest"] == load_spec("lite0-100").digest
+    shown = run("spec", "show", "lite0-100", "--json", tmp_path / "lite.json")
+    assert json.loads(shown.stdout)["lower"].startswith("1280 values from ")
+    assert load_spec(tmp_path / "lite.json").digest == load_spec("lite0-100").digest
+    folder, out = write_classes(tmp_path / "public", {"p": 25}), tmp_path / "new.json"
+    words = ["spec", "calibrate", folder, "--backbone", spec.backbone, "--name", "new"]
+    words += ["--weights", spec.weights.source, "--bins", 8, "--resize", 36, "--crop", 32]
+    words += ["--draws", 40, "--images", "public pictures", "--device", "cpu"]
+    result = run(*words, "--out", out)
+    assert result.exit_code == 0, result.output
+    made = load_spec(out)
+    assert made.ready
+    assert made.calibration is not None
+    assert made.calibration.images == ["public pictures"]
+    assert made.sampling.draws == 40
+    assert "is a folder: name the JSON file" in fails(ConfigError, *words, "--out", tmp_path)
+
+
+def test_spec_json_is_short_and_true(spec: Spec) -> None:
+    text = spec_json(spec)
+    assert parse_spec(text).digest == spec.digest
+    assert len(text.splitlines()) < 20
+
+
+def test_help_is_quick_and_has_examples() -> None:
+    for words in (["fingerprint"], ["spec", "list"], ["spec", "show"], ["spec", "calibrate"]):
+        assert "Example: fedprint " in run(*words, "--help").stdout
+    code = "import sys, fl_client.commands; print({'torch', 'timm', 'flwr'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fl_client.histogram import BinCounter
+from protocol.errors import DataError
+from protocol.spec import Calibration, Preprocess, Spec, Weights
+
+CPU = torch.device("cpu")
+
+
+def spec_of(lower: np.ndarray, upper: np.ndarray, bins: int) -> Spec:
+    recipe = Spec(
+        name="x",
+        backbone="resnet10t",
+        weights=Weights(source="timm"),
+        preprocess=Preprocess(resize=8, crop=8, mean=[0, 0, 0], std=[1, 1, 1]),
+        features=len(lower),
+        bins=bins,
+    )
+    calibration = Calibration(images=["none"], count=1)
+    return recipe.with_edges(lower, upper, weights_sha256="0" * 64, calibration=calibration)
+
+
+@given(
+    arrays(
+        np.float32, st.tuples(st.integers(1, 40), st.just(5)), elements=st.floats(-9, 9, width=32)
+    ),
+    st.integers(2, 64),
+    st.integers(0, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_against_numpy_histogram(values: np.ndarray, bins: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lower = rng.uniform(-2, 1, 5)
+    # powers of two keep the division exact, so that values on an edge are no matter of rounding
+    bins = 1 << (bins.bit_length() - 1)
+    lower, values = np.round(lower * 8) / 8, np.round(values * 64) / 64
+    upper = lower + 2.0 ** rng.integers(-1, 3, 5)
+    counter = BinCounter(spec_of(lower, upper, bins), CPU)
+    for part in np.array_split(values, 3):
+        counter.add(torch.from_numpy(part))
+    counts = counter.counts()
+    for feature in range(5):
+        clipped = np.clip(values[:, feature].astype(float), lower[feature], upper[feature])
+        edges = lower[feature] + (upper - lower)[feature] * np.arange(bins + 1) / bins
+        assert np.array_equal(counts[feature], np.histogram(clipped, edges)[0])
+    assert counts.dtype == np.int64
+    assert (counts.sum(axis=1) == len(values)).all()
+
+
+def test_outside_and_on_the_edges() -> None:
+    counter = BinCounter(spec_of(np.zeros(1), np.ones(1), 4), CPU)
+    counter.add(torch.tensor([[-1e30], [-0.1], [0.0], [0.25], [0.999], [1.0], [1e30]]))
+    assert counter.counts().tolist() == [[3, 1, 0, 3]]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_not_finite(bad: float) -> None:
+    counter = BinCounter(spec_of(np.zeros(2), np.ones(2), 4), CPU)
+    counter.add(torch.tensor([[0.5, bad]]))
+    counter.add(torch.tensor([[0.5, 0.5]]))
+    with pytest.raises(DataError, match=r"^the backbone gave NaN or infinite features: check"):
+        counter.counts()

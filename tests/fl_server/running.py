@@ -1,0 +1,55 @@
+"""Start fedprint as a user would, and see what it leaves running."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+
+
+class Command:
+    """A started ``fedprint`` command, marked so that all its processes can be found.
+
+    Parameters
+    ----------
+    arguments
+        As on the command line.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        self.mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "protocol.cli", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "FEDPRINT_TEST_MARK": self.mark, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def left_running(self) -> list[str]:
+        """Return the command lines of its processes, detached ones included, that still run."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get("FEDPRINT_TEST_MARK") == self.mark
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline())[:200])
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def gone(self, seconds: float = 10.0) -> list[str]:
+        """Wait until nothing of it runs any more; return what does nevertheless."""
+        deadline = time.monotonic() + seconds
+        while (left := self.left_running()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return left

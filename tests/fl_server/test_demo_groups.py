@@ -1,0 +1,84 @@
+"""The demo's real images are grouped by their tasks: for five seeds, from fingerprints alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+
+from fl_client.extract import extract
+from fl_client.site import read_site
+from fl_server.decisions import decide
+from fl_server.demo_data import write_demo_sites
+from protocol.fingerprint import Fingerprint
+from protocol.spec import load_spec
+from strategies.measures import get
+
+SEEDS = range(5)
+SPEC = load_spec("lite0-100")
+
+
+@pytest.fixture(scope="module")
+def federations(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[tuple[list[Fingerprint], dict[str, str]]]:
+    """Fingerprints and tasks of the demo's sites, one federation a seed."""
+    return [_federation(tmp_path_factory.mktemp(f"seed{seed}"), seed) for seed in SEEDS]
+
+
+def _federation(folder: Path, seed: int) -> tuple[list[Fingerprint], dict[str, str]]:
+    fingerprints, tasks = [], {}
+    for path in write_demo_sites(folder, seed=seed):
+        site = read_site(path)
+        counts = extract(site.images, SPEC, device="cpu").counts
+        assert counts is not None
+        fingerprints.append(Fingerprint(site.name, counts, SPEC.digest, len(site.images)))
+        tasks[site.name] = site.card.name
+    return fingerprints, tasks
+
+
+def _held_by_several(tasks: dict[str, str]) -> list[str]:
+    """Sites whose task another site holds too: the figure speaks of these."""
+    held = list(tasks.values())
+    return [site for site, task in tasks.items() if held.count(task) > 1]
+
+
+def _score(label_of: dict[str, int], tasks: dict[str, str]) -> float:
+    sites = _held_by_several(tasks)
+    return float(adjusted_rand_score([tasks[s] for s in sites], [label_of[s] for s in sites]))
+
+
+def _raw_grouping(fingerprints: list[Fingerprint]) -> dict[str, int]:
+    """Group by the raw symmetrised divergence: average linkage, best silhouette."""
+    distances = get("bkld-large-unweighted").matrix(fingerprints, fingerprints, SPEC)
+    symmetric = (distances + distances.T) / 2
+    np.fill_diagonal(symmetric, 0.0)
+    tree = linkage(squareform(symmetric, checks=False), "average")
+    cuts = [fcluster(tree, k, "maxclust") for k in range(2, len(fingerprints))]
+    cuts = [cut for cut in cuts if 1 < len(set(cut)) < len(fingerprints)]
+    best = max(cuts, key=lambda cut: silhouette_score(symmetric, cut, metric="precomputed"))
+    return {f.site: int(label) for f, label in zip(fingerprints, best, strict=True)}
+
+
+@pytest.mark.engine
+def test_the_demo_recovers_its_tasks_for_five_seeds_and_raw_divergence_does_not(
+    federations: list[tuple[list[Fingerprint], dict[str, str]]],
+) -> None:
+    excess, raw = [], []
+    for fingerprints, tasks in federations:
+        sizes = [fingerprint.n_images for fingerprint in fingerprints]
+        assert min(sizes) >= 30
+        assert max(sizes) <= 600
+        assert len(fingerprints) >= 12
+        assert len({tasks[site] for site in _held_by_several(tasks)}) >= 5
+        groups = decide(fingerprints, SPEC).groups.groups
+        found = {site: number for number, group in enumerate(groups) for site in group.sites}
+        excess.append(_score(found, tasks))
+        raw.append(_score(_raw_grouping(fingerprints), tasks))
+    assert excess == [1.0] * len(SEEDS)
+    assert max(raw) < 1.0
+    assert float(np.mean(raw)) < 0.5

@@ -1,0 +1,56 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from protocol.files import atomic_json, atomic_write, canonical_json, create_once, sha256_hex
+from protocol.taskcard import ClassCard, TaskCard, class_keys
+
+
+def test_atomic_write(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    atomic_write(path, "größe")
+    atomic_write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    atomic_json(path, {"x": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        atomic_json(path, {"x": float("nan")})
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    with pytest.raises(OSError, match="folder"):
+        atomic_write(tmp_path / "folder", "text")
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "folder"]
+
+
+def test_create_once(tmp_path: Path) -> None:
+    create_once(tmp_path / "a", "first")
+    with pytest.raises(FileExistsError):
+        create_once(tmp_path / "a", "second")
+    assert (tmp_path / "a").read_text() == "first"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_canonical_json() -> None:
+    assert canonical_json({"b": [1.0, 0.1], "a": "ü"}) == '{"a":"ü","b":[1.0,0.1]}'.encode()
+    assert sha256_hex(b"abc").startswith("ba7816bf")  # FIPS 180-2
+
+
+def test_class_keys() -> None:
+    classes = [
+        ClassCard(name=" Grey Matter "),
+        ClassCard(name="other", code=" 110"),
+        ClassCard(name="x", code=""),
+    ]
+    card = TaskCard(name="tissue", classes=classes)
+    assert class_keys(card) == ("grey matter", "110", "x")

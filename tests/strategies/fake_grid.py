@@ -1,0 +1,85 @@
+"""A grid in memory: nodes are functions from a message's content to a reply's."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+
+from flwr.app import Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+Node = Callable[[Message], RecordDict]
+
+
+class Dead(Exception):
+    """Raised by a node that died: Flower answers for it, under a source id that is not its own."""
+
+
+class Silent(Exception):
+    """Raised by a node that never answers."""
+
+
+class FakeGrid(Grid):
+    """Answers at once; keeps every message that was sent."""
+
+    def __init__(self, nodes: Mapping[int, Node]) -> None:
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+        self.nodes = dict(nodes)
+        self.sent: list[Message] = []
+        self._ids = itertools.count(1)
+        self._run = Run.create_empty(1)
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.nodes)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [NodeInfo(node_id=node) for node in self.nodes]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            assert not message.metadata.message_id, "a message was sent twice"
+            message.metadata.__dict__["_message_id"] = f"m{next(self._ids)}"
+            self.sent.append(message)
+            ids.append(message.metadata.message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = set(message_ids)
+        replies = [self._reply(m) for m in self.sent if m.metadata.message_id in wanted]
+        return [reply for reply in replies if reply is not None]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        return self.pull_messages(self.push_messages(messages))
+
+    def _reply(self, message: Message) -> Message | None:
+        try:
+            return Message(self.nodes[message.metadata.dst_node_id](message), reply_to=message)
+        except Silent:
+            return None
+        except Dead:
+            reply = Message(Error(3, "node is gone"), reply_to=message)
+            reply.metadata.__dict__["_src_node_id"] = 1  # as Flower's SuperLink does
+            return reply

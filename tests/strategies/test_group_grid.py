@@ -1,0 +1,311 @@
+"""The group grid: stock strategies run on it unmodified, and a lost node costs one redone round."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.serverapp import strategy as stock
+from flwr.serverapp.strategy import Result, Strategy
+from flwr.supercore.run import Run
+from numpy.typing import NDArray
+
+from protocol.errors import ConfigError, FedprintError
+from protocol.sharing import GroupPlan, row_name, scale_rows
+from protocol.taskcard import ClassCard, TaskCard
+from strategies.cotrain import plan_group, row_factors
+from strategies.flower import strategy_maker
+from strategies.group_grid import GroupGrid, Prepare, per_group
+from tests.strategies.fake_grid import Dead, FakeGrid, Node, Silent
+
+EXAMPLES = {1: 10, 2: 30, 3: 60, 4: 100, 5: 20, 6: 40}
+TARGET = {n: np.array([n, -n], np.float32) for n in EXAMPLES}
+HELD = {1: "xy", 2: "yz", 3: "z", 4: "xyz", 5: "x", 6: "z"}
+Broken = Mapping[tuple[int, int], type[Exception]]
+
+
+def start() -> ArrayRecord:
+    """Return where every run starts."""
+    names = ["body.weight", *(row_name(key) for key in "xyz")]
+    return ArrayRecord({name: Array(np.zeros(2, np.float32)) for name in names})
+
+
+def node(number: int, broken: Broken = {}, mu: bool = False) -> Node:  # noqa: B006
+    """Return a node that walks half of the way to its own target: a step down a quadratic."""
+
+    def train(message: Message) -> RecordDict:
+        config = message.content.config_records["config"]
+        if failure := broken.get((number, int(config["server-round"]))):  # type: ignore[arg-type]
+            raise failure
+        before = {n: a.numpy() for n, a in message.content.array_records["arrays"].items()}
+        own = {"body.weight", *(row_name(key) for key in HELD[number])}
+        after = {n: v + (TARGET[number] - v) / 2 if n in own else v for n, v in before.items()}
+        sent = scale_rows(before, after, json.loads(str(config.get("factors", "{}"))))
+        return RecordDict(
+            {
+                "arrays": ArrayRecord({n: Array(v) for n, v in sent.items()}),
+                "metrics": MetricRecord({"num-examples": EXAMPLES[number]}),
+            }
+        )
+
+    return train
+
+
+def make_grid(numbers: Sequence[int] = tuple(EXAMPLES), broken: Broken = {}) -> FakeGrid:  # noqa: B006
+    """Return a grid of such nodes."""
+    return FakeGrid({n: node(n, broken) for n in numbers})
+
+
+def plan_for(numbers: Sequence[int]) -> GroupPlan:
+    """Return the plan of a group of such nodes."""
+    cards = {
+        str(n): TaskCard(name="t", classes=[ClassCard(name=key) for key in HELD[n]])
+        for n in numbers
+    }
+    return plan_group("g", cards)
+
+
+def factors_for(plan: GroupPlan) -> Prepare:
+    """Return what puts the factors into every training message."""
+
+    def prepare(content: RecordDict, _node: int, nodes: Sequence[int]) -> RecordDict:
+        factors = row_factors(plan, {str(n): EXAMPLES[n] for n in nodes})
+        config = {**content.config_records["config"], "factors": json.dumps(factors)}
+        return RecordDict(
+            {"arrays": content.array_records["arrays"], "config": ConfigRecord(config)}
+        )
+
+    return prepare
+
+
+def run(strategy: Strategy, grid: GroupGrid, rounds: int = 3) -> dict[str, NDArray[np.float32]]:
+    """Run a strategy and return the final arrays."""
+    result: Result = strategy.start(
+        grid, start(), num_rounds=rounds, timeout=5, train_config=ConfigRecord()
+    )
+    return {name: array.numpy() for name, array in result.arrays.items()}
+
+
+def fedavg() -> Strategy:
+    """Return a plain FedAvg."""
+    return strategy_maker("fedavg").make()
+
+
+def test_only_the_group_is_seen() -> None:
+    grid = make_grid()
+    seen = GroupGrid(grid, "north", [2, 4, 99])
+    assert list(seen.get_node_ids()) == [2, 4]
+    assert [info.node_id for info in seen.get_nodes()] == [2, 4]
+    assert seen.run is grid.run
+    with pytest.raises(ConfigError, match="^a group's grid takes its run from the whole grid$"):
+        seen.set_run(Run.create_empty(2))
+
+
+def test_messages_to_others_are_refused_and_none_is_sent() -> None:
+    grid = make_grid()
+    seen = GroupGrid(grid, "north", [1, 2])
+    send: list[Callable[[list[Message]], object]] = [seen.push_messages, seen.send_and_receive]
+    for to_send in send:
+        messages = [Message(RecordDict(), n, MessageType.TRAIN) for n in (1, 3)]
+        with pytest.raises(
+            ConfigError, match=r"^node 3 is not in group north: message refused$"
+        ):
+            to_send(messages)
+    assert grid.sent == []
+
+
+def test_messages_carry_the_groups_name() -> None:
+    grid = make_grid([1])
+    seen = GroupGrid(grid, "north", [1])
+    content = RecordDict({"config": ConfigRecord({"server-round": 1}), "arrays": start()})
+    seen.send_and_receive([Message(content, 1, MessageType.TRAIN)])
+    seen.send_and_receive([Message(content, 1, MessageType.EVALUATE, group_id="7")])
+    ids = list(seen.push_messages([seen.create_message(content, MessageType.QUERY, 1, "x", 9)]))
+    assert [m.metadata.group_id for m in grid.sent] == ["north", "north/7", "north/x"]
+    assert [r.metadata.group_id for r in seen.pull_messages(ids)] == ["north/x"]
+    assert grid.sent[-1].metadata.ttl == 9
+
+
+def test_a_training_message_keeps_its_kind_and_time_to_live() -> None:
+    grid = make_grid([1])
+    content = RecordDict({"config": ConfigRecord({"server-round": 1}), "arrays": start()})
+    message = Message(content, 1, f"{MessageType.TRAIN}.extra", ttl=77)
+    GroupGrid(grid, "north", [1]).send_and_receive([message])
+    assert grid.sent[0].metadata.message_type == "train.extra"
+    assert grid.sent[0].metadata.ttl == 77
+
+
+def test_fedavg_averages_every_row_over_its_holders() -> None:
+    numbers = [1, 2, 3, 4]
+    plan = plan_for(numbers)
+    found = run(fedavg(), GroupGrid(make_grid(), "g", numbers, factors_for(plan)), rounds=4)
+    for name in ("body.weight", *(row_name(key) for key in "xyz")):
+        held = [n for n in numbers if name == "body.weight" or n in map(int, _holders(plan, name))]
+        mean = np.average([TARGET[n] for n in held], axis=0, weights=[EXAMPLES[n] for n in held])
+        np.testing.assert_allclose(found[name], mean * (1 - 0.5**4), rtol=1e-4)
+
+
+def _holders(plan: GroupPlan, name: str) -> list[str]:
+    return next(sites for key, sites in plan.holders.items() if row_name(key) == name)
+
+
+def test_fedadams_pseudo_gradient_is_the_holders_mean() -> None:
+    numbers = [1, 2, 3, 4]
+    plan = plan_for(numbers)
+    adam = stock.FedAdam(
+        fraction_evaluate=0.0, eta=0.5, beta_1=0.0, beta_2=0.0, tau=1e6, min_available_nodes=1
+    )
+    found = run(adam, GroupGrid(make_grid(), "g", numbers, factors_for(plan)), rounds=1)
+    for key, sites in plan.holders.items():
+        weights = [EXAMPLES[int(s)] for s in sites]
+        delta = np.average([TARGET[int(s)] / 2 for s in sites], axis=0, weights=weights)
+        # Reddi et al., arXiv 2003.00295, with v = delta^2: eta * delta / (|delta| + tau)
+        expected = 0.5 * delta / (np.abs(delta) + 1e6)
+        np.testing.assert_allclose(found[row_name(key)], expected, rtol=1e-4)
+
+
+def _private(inner: Strategy) -> Strategy:
+    return stock.DifferentialPrivacyServerSideFixedClipping(inner, 0.01, 5.0, 4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(strategy_maker(n).make for n in ("fedavg", "fedprox", "fedadam", "fedavgm", "fedyogi")),
+        *(strategy_maker(n).make for n in ("fedmedian", "krum", "multikrum", "bulyan")),
+        strategy_maker("fedtrimmedavg").make,
+        strategy_maker("fedadagrad").make,
+        lambda: _private(fedavg()),
+    ],
+)
+def test_stock_strategies_run_unmodified_and_come_nearer(make: Callable[[], Strategy]) -> None:
+    numbers = [1, 2, 3, 4]
+    grid = make_grid()
+    found = run(make(), GroupGrid(grid, "g", numbers), rounds=3)
+    assert {m.metadata.dst_node_id for m in grid.sent} == set(numbers)
+    assert len(grid.sent) == 3 * len(numbers)
+    assert found["body.weight"][0] > 0.02
+    assert found["body.weight"][1] < -0.02
+
+
+@pytest.mark.parametrize("failure", [Dead, Silent])
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedadam", "fedmedian"])
+def test_a_round_that_lost_a_node_is_redone_with_the_rest(
+    name: str, failure: type[Exception]
+) -> None:
+    numbers, rest = [1, 2, 3, 4], [1, 2, 3]
+    plan = plan_for(numbers)
+    grid = make_grid(broken={(4, 1): failure})
+    seen = GroupGrid(grid, "g", numbers, factors_for(plan))
+    found = run(strategy_maker(name).make(), seen)
+
+    alone = GroupGrid(make_grid(rest), "g", rest, factors_for(plan))
+    expected = run(strategy_maker(name).make(), alone)
+    for array, value in expected.items():
+        np.testing.assert_allclose(found[array], value, rtol=1e-5, atol=1e-6)
+    assert seen.lost == {4: "node is gone" if failure is Dead else "did not answer in time"}
+    assert list(seen.get_node_ids()) == rest
+    assert [m.metadata.dst_node_id for m in grid.sent[:4]] != [4] * 4
+    assert len(grid.sent) == 4 + 3 + 2 * 3
+
+
+@pytest.mark.parametrize("failure", [Dead, Silent])
+def test_a_node_lost_in_the_second_round_changes_only_what_follows(
+    failure: type[Exception],
+) -> None:
+    numbers, rest = [1, 2, 3, 4], [1, 2, 3]
+    plan = plan_for(numbers)
+    grid = make_grid(broken={(4, 2): failure, (3, 3): failure})
+    seen = GroupGrid(grid, "g", numbers, factors_for(plan))
+    found = run(fedavg(), seen, rounds=3)
+
+    expected = {name: array.numpy() for name, array in start().items()}
+    for nodes in (numbers, rest, [1, 2]):
+        for name in expected:
+            own = nodes
+            if name != "body.weight":
+                own = [n for n in nodes if str(n) in _holders(plan, name)]
+            aims = [TARGET[n] for n in own]
+            mean = np.average(aims, axis=0, weights=[EXAMPLES[n] for n in own])
+            expected[name] = expected[name] + (mean - expected[name]) / 2
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6)
+    assert sorted(seen.lost) == [3, 4]
+
+
+def test_a_group_that_lost_all_its_sites_is_an_error() -> None:
+    broken = {(1, 2): Dead, (2, 2): Silent}
+    seen = GroupGrid(make_grid(broken=broken), "north", [1, 2])
+    with pytest.raises(FedprintError, match="^group north has lost all its sites$"):
+        run(fedavg(), seen)
+    assert seen.lost == {1: "node is gone", 2: "did not answer in time"}
+
+
+def test_an_evaluation_is_not_asked_again() -> None:
+    def refuse(_message: Message) -> RecordDict:
+        raise Dead
+
+    grid = FakeGrid({1: refuse})
+    seen = GroupGrid(grid, "g", [1])
+    replies = list(seen.send_and_receive([Message(RecordDict(), 1, MessageType.EVALUATE)]))
+    assert [reply.has_error() for reply in replies] == [True]
+    assert len(grid.sent) == 1
+    assert not seen.lost
+    assert list(seen.send_and_receive([])) == []
+
+
+def test_groups_run_side_by_side() -> None:
+    meet = threading.Barrier(2, timeout=20)
+
+    def job(seen: GroupGrid, name: str) -> tuple[str, list[int]]:
+        meet.wait()  # passes only if both jobs are under way at once
+        found = run(fedavg(), seen, rounds=2)
+        assert found["body.weight"].shape == (2,)
+        return name, list(seen.get_node_ids())
+
+    groups = {"north": [1, 2, 3], "south": [4, 5]}
+    asked: list[str] = []
+
+    def prepare(group: str) -> None:
+        asked.append(group)
+
+    found = per_group(make_grid(), groups, job, prepare)
+    assert found == {"north": ("north", [1, 2, 3]), "south": ("south", [4, 5])}
+    assert asked == ["north", "south"]
+
+
+def test_the_first_error_is_raised_after_all_groups_ended() -> None:
+    ended = []
+
+    def job(_seen: GroupGrid, name: str) -> None:
+        if name == "a":
+            raise FedprintError("a broke")
+        ended.append(name)
+
+    with pytest.raises(FedprintError, match="^a broke$"):
+        per_group(make_grid(), {"a": [1], "b": [2]}, job)
+    assert ended == ["b"]
+
+
+def test_a_node_in_two_groups_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^a node is in two groups: each site trains in one group at a time$"
+    ):
+        per_group(make_grid(), {"a": [1, 2], "b": [2]}, lambda _grid, _name: None)
+
+
+def test_no_groups_no_work() -> None:
+    assert per_group(make_grid(), {}, lambda _grid, _name: None) == {}
