@@ -67,6 +67,10 @@ class SiteImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self._items, self._spec, self._transform = items, spec, transform
         self._resized: dict[int, Pixels] = {}
 
+    def reseed(self, seed: int) -> None:
+        """Start the augmentation's random numbers anew: what ran before must not matter."""
+        self._transform.set_random_seed(seed)
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self._items)

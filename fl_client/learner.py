@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 
 import torch
 from torch import nn
 
 from fl_client.augment import SiteImages, evaluation_view, training_augmentation
 from fl_client.backbone import load_backbone
+from fl_client.device import choose_device
 from fl_client.features import cached_features
 from fl_client.model import Adapter, SiteModel, class_weights
 from fl_client.models import RunModels, Scores, gains
 from fl_client.site import Site
 from fl_client.splits import split_site
-from fl_client.training import DEFAULT_LR, FIND_LR, TrainData, evaluate, feature_data, fit
+from fl_client.training import DEFAULT_LR, TrainData, evaluate, feature_data, fit
 from protocol.errors import DataError
 from protocol.orders import Order
 from protocol.sharing import (
@@ -50,7 +52,7 @@ class Learner:
     Raises
     ------
     DataError
-        If the site holds fewer than two classes or no training data.
+        If the site holds fewer than two classes, two of one meaning, or no training data.
     """
 
     def __init__(
@@ -60,7 +62,15 @@ class Learner:
         self.classes = class_keys(site.card)
         if len(self.classes) < 2:
             raise DataError(f"site {site.name} holds one class only: training needs at least two")
+        if twice := [key for key, times in Counter(self.classes).items() if times > 1]:
+            raise DataError(
+                f"site {site.name} has several classes that mean {twice[0]!r}: "
+                "merge them, or give them other names or codes"
+            )
         splits = split_site(site, seed)
+        if len(splits["train"]) == 0:
+            raise DataError(f"site {site.name} has no training images: correct its split column")
+        self.device = choose_device(device)
         if recipe == "adapter":
             features, _ = cached_features(site, spec, device)
             self.data = feature_data(features, site.labels, self.classes, splits)
@@ -101,7 +111,7 @@ class Learner:
         models = RunModels(self.site, order.run, order.arm)
         private = self._private(order, arrays, models)
         after = self._trained(order, arrays | private).arrays()
-        models.save("private", {name: after[name] for name in private})
+        models.save_private(order.server_round, {name: after[name] for name in private})
         travelling = {name: after.get(name, value) for name, value in arrays.items()}
         return scale_rows(arrays, travelling, order.factors)
 
@@ -137,7 +147,7 @@ class Learner:
     def _private(self, order: Order, arrays: Arrays, models: RunModels) -> Arrays:
         """Return the head rows that stay here: as kept from the last round, else as they start."""
         start = self._rows(order.seed)
-        kept = models.load("private") if order.server_round != 1 else {}
+        kept = models.load_private(order.server_round)
         return {name: kept.get(name, row) for name, row in start.items() if name not in arrays}
 
     def _body(self) -> tuple[nn.Module, int]:
@@ -161,6 +171,8 @@ class Learner:
     def _trained(self, order: Order, arrays: Arrays) -> SiteModel:
         seed = zlib.crc32(f"{order.seed} {order.server_round} {self.site.name}".encode())
         torch.manual_seed(seed)
+        if isinstance(self.data.train, SiteImages):
+            self.data.train.reseed(seed)
         model = self._model(order)
         model.load_arrays(arrays)
         fit(
@@ -169,7 +181,8 @@ class Learner:
             epochs=order.epochs,
             batch_size=order.batch_size,
             seed=seed,
-            find_lr=order.learning_rate == FIND_LR,
+            find_lr=order.learning_rate < 0,
+            device=self.device,
         )
         return model
 

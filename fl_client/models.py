@@ -50,6 +50,19 @@ class RunModels:
         path = self.folder / f"{name}.safetensors"
         return _parsed(path, safetensors.numpy.load) or {}
 
+    def save_private(self, server_round: int, rows: Arrays) -> None:
+        """Write the private head rows that a round ended with."""
+        self.save(f"private-{server_round}", rows)
+
+    def load_private(self, server_round: int) -> Arrays:
+        """Return the private head rows that a round begins with, of the last one for round 0.
+
+        Those of the round before it, because a round that lost a site is redone: none in round 1.
+        """
+        rounds = [int(p.stem.split("-")[1]) for p in self.folder.glob("private-*.safetensors")]
+        last = max((r for r in rounds if not server_round or r < server_round), default=0)
+        return self.load(f"private-{last}")
+
     def save_scores(self, scores: Scores) -> None:
         """Write what the model of this arm scored."""
         self._write("scores.json", json.dumps(scores).encode())

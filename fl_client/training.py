@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import recall_score, roc_auc_score
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from fl_client.device import choose_device
 from fl_client.model import SiteModel
 
 DEFAULT_LR = {"adapter": 0.1, "fine-tune": 0.01}
-FIND_LR = -1.0
-"""Asks Lightning's learning-rate finder (Smith 2017, arXiv 1506.01186), as the paper does."""
-
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning").setLevel(logging.ERROR)
 
@@ -60,7 +58,14 @@ def feature_data(
 
 
 def fit(
-    model: SiteModel, data: TrainData, *, epochs: int, batch_size: int, seed: int, find_lr: bool
+    model: SiteModel,
+    data: TrainData,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    find_lr: bool,
+    device: torch.device | None = None,
 ) -> None:
     """Train on the site's training split.
 
@@ -75,24 +80,27 @@ def fit(
     seed : int
         Order of the batches.
     find_lr : bool
-        Let Lightning find the step size first.
+        Let Lightning find the step size first (Smith 2017, arXiv 1506.01186), as the paper does.
+    device : torch.device or None
+        Where to compute; None chooses.
     """
     indices = data.splits["train"].tolist()
     subset = torch.utils.data.Subset(data.train, indices)
     generator = torch.Generator().manual_seed(seed)
     loader = DataLoader(subset, batch_size, shuffle=True, generator=generator)
+    place = device or choose_device()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if find_lr:
-            model.lr = _found_lr(model, loader)
-        _trainer(max_epochs=epochs).fit(model, loader)
+            model.lr = _found_lr(model, loader, place)
+        _trainer(epochs, place).fit(model, loader)
 
 
-def _trainer(max_epochs: int) -> pl.Trainer:
+def _trainer(max_epochs: int, device: torch.device) -> pl.Trainer:
     """Return a trainer that trains and does nothing else."""
     return pl.Trainer(
-        accelerator="auto",
-        devices=1,
+        accelerator=device.type,
+        devices=1 if device.index is None else [device.index],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -102,11 +110,14 @@ def _trainer(max_epochs: int) -> pl.Trainer:
     )
 
 
-def _found_lr(model: SiteModel, loader: DataLoader[object]) -> float:
-    """Return the step size that Lightning's finder suggests, the default where it finds none."""
+def _found_lr(model: SiteModel, loader: DataLoader[object], device: torch.device) -> float:
+    """Return the step size that Lightning's finder suggests, the default where it finds none.
+
+    Below 1e-3 so few steps of SGD hardly move the loss, and the finder would choose among noise.
+    """
     from pytorch_lightning.tuner.tuning import Tuner
 
-    found = Tuner(_trainer(max_epochs=50)).lr_find(
+    found = Tuner(_trainer(50, device)).lr_find(
         model, loader, min_lr=1e-3, max_lr=1.0, num_training=50, update_attr=False
     )
     suggestion = found.suggestion() if found is not None else None

@@ -175,7 +175,11 @@ def _train_groups(
         return with_factors
 
     def job(group_grid: GroupGrid, group: str) -> tuple[GroupGrid, ArmOutcome]:
-        return group_grid, _train_group(arm, plans[group], group_grid, exchange, settings)
+        try:
+            result = _train_group(arm, plans[group], group_grid, exchange, settings)
+        except FedprintError as error:  # costs this group its training, and no other
+            result = ArmOutcome(lost=dict.fromkeys(plans[group].sites, str(error)))
+        return group_grid, result
 
     nodes = {name: [exchange.nodes[site] for site in plan.sites] for name, plan in plans.items()}
     for group_grid, result in per_group(grid, nodes, job, prepare).values():
@@ -233,15 +237,15 @@ def _initial_arrays(
     if settings.recipe == "adapter":
         arrays = initial_adapter(exchange.spec.features, settings.seed)
         return ArrayRecord({name: Array(value) for name, value in (arrays | rows).items()})
-    first = exchange.nodes[plan.sites[0]]
     query = f"{MessageType.QUERY}.body"
-    reply = ask(grid, [(first, _content(order.to_config()))], query, settings.timeout).get(first)
-    if reply is None or reply.has_error() or "arrays" not in reply.content.array_records:
-        raise FedprintError(
-            f"site {plan.sites[0]} did not send the backbone that group {plan.group} starts from"
-        )
-    body = reply.content.array_records["arrays"]
-    return ArrayRecord({**body, **{name: Array(value) for name, value in rows.items()}})
+    for site in plan.sites:
+        node = exchange.nodes[site]
+        requests = [(node, _content(order.to_config()))]
+        reply = ask(grid, requests, query, settings.timeout).get(node)
+        if reply and reply.has_content() and "arrays" in reply.content.array_records:
+            body = reply.content.array_records["arrays"]
+            return ArrayRecord({**body, **{name: Array(value) for name, value in rows.items()}})
+    raise FedprintError(f"no site of group {plan.group} sent the backbone that it starts from")
 
 
 def _content(config: Mapping[str, Any], arrays: ArrayRecord | None = None) -> RecordDict:
@@ -259,8 +263,8 @@ def _score(outcome: ArmOutcome, nodes: Mapping[str, int], replies: Mapping[int, 
             continue
         problem = refusal(reply.content)
         record = reply.content.metric_records.get("metrics")
-        if problem is not None or record is None:
-            outcome.lost[site] = problem[1] if problem else "sent no metrics"
+        if problem is not None or record is None or not _usable(record):
+            outcome.lost[site] = problem[1] if problem else "sent no usable metrics"
             continue
         scores = {
             name: float(value) for name, value in record.items() if isinstance(value, (int, float))
@@ -269,3 +273,10 @@ def _score(outcome: ArmOutcome, nodes: Mapping[str, int], replies: Mapping[int, 
         if "keeps-group" in scores:
             outcome.keeps_group[site] = bool(scores.pop("keeps-group"))
         outcome.scores[site] = scores
+
+
+def _usable(record: Mapping[str, object]) -> bool:
+    """Tell whether a site's metrics hold a training size and a balanced accuracy (NaN: no data)."""
+    examples, accuracy = record.get("num-examples"), record.get("test_balanced_accuracy")
+    fits = isinstance(accuracy, (int, float)) and not (accuracy < 0 or accuracy > 1)
+    return fits and isinstance(examples, int) and examples > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,18 +18,19 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from fl_server.processes import end_family, handling
 from protocol.errors import ConfigError, FedprintError
 
 PACKAGES = ("fl_server", "fl_client", "strategies", "protocol")
 ERROR_MARK = "fedprint: error: "
 START_SECONDS = 60.0
-STOP_SECONDS = 10.0
+TERMINATED = 143  # 128 + SIGTERM, as shells have it
 
 # Nothing is looked up or sent outside: a hospital's machine may have no way out.
 OFFLINE = {
@@ -77,7 +79,8 @@ def simulate(
         If the run did not complete; carries the run's own error line where there is one.
     """
     port = check_engine(port)
-    with tempfile.TemporaryDirectory(prefix="fedprint-") as scratch:
+    stop = {signal.SIGTERM: lambda *_: sys.exit(TERMINATED)}  # as Ctrl-C: end all, then go
+    with handling(stop), tempfile.TemporaryDirectory(prefix="fedprint-") as scratch:
         home = Path(scratch)
         _write_connection(home, port)
         app = app or assemble_app(home / "fedprint")
@@ -174,7 +177,7 @@ def _superlink(home: Path, port: int, environment: Mapping[str, str]) -> Iterato
         _await_health(process, port, log)
         yield
     finally:
-        _end_session(process)
+        end_family(process)
 
 
 def _absolute(command: list[str], environment: Mapping[str, str]) -> list[str]:
@@ -196,38 +199,6 @@ def _await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> Non
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     raise FedprintError(f"Flower's SuperLink did not answer within {START_SECONDS:.0f} s")
-
-
-def _end_session(process: subprocess.Popen[Any]) -> None:
-    """Stop the SuperLink and all it started (engine, ServerApp, Ray), by process id.
-
-    Ray and Flower detach their children into sessions of their own, so a process group does not
-    hold them all; the table of parents does.
-    """
-    import psutil  # comes with the simulation engine
-
-    family: list[Any] = []
-    with suppress(psutil.NoSuchProcess):
-        root = psutil.Process(process.pid)
-        family = [root, *root.children(recursive=True)]
-    for stop in (psutil.Process.terminate, psutil.Process.kill):
-        for member in family:
-            with suppress(psutil.NoSuchProcess):
-                stop(member)
-        deadline = time.monotonic() + STOP_SECONDS
-        while family and time.monotonic() < deadline:
-            process.poll()
-            family = [member for member in family if _alive(member)]
-            time.sleep(0.1)
-
-
-def _alive(member: Any) -> bool:
-    import psutil
-
-    try:  # a zombie has ended, whether or not anyone reaps it
-        return bool(member.is_running() and member.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _run(
@@ -255,12 +226,12 @@ def _run(
     try:
         problem, tail = _relay(process, verbose, show)
     finally:
-        _end_session(process)
+        end_family(process)
     if problem:
         raise FedprintError(problem)
     status = _status(environment)
     if status != "finished:completed":
-        detail = f" ({tail[-1].strip()})" if tail else ""
+        detail = f" ({tail[-1]})" if tail else ""
         raise FedprintError(
             f"the Flower run ended as {status}{detail}: run again with --verbose to see its log"
         )
@@ -273,7 +244,8 @@ def _relay(
     assert process.stdout is not None
     for raw in process.stdout:
         line = raw.rstrip()
-        tail = [*tail, line][-5:] if line else tail
+        words = line.strip(" │╭╮╰╯─")  # Flower draws a box around what it refuses
+        tail = [*tail, words][-5:] if words else tail
         if ERROR_MARK in line:
             problem = problem or line.partition(ERROR_MARK)[2]
         elif "fedprint | " in line:

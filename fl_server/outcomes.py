@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,5 +67,5 @@ def recommendations_file(decision: Decision) -> RecommendationsFile:
 
 
 def _number(value: float | None) -> float | None:
-    """Return the value, None where it is undefined: JSON has no NaN."""
-    return None if value is None or value != value else value
+    """Return the value, None where it is undefined: JSON has neither NaN nor infinity."""
+    return value if value is not None and math.isfinite(value) else None

@@ -28,7 +28,7 @@ class RunSettings(BaseModel):
         Seconds that one phase may wait for the sites' replies.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     sites_dir: str = ""
     out: str = "runs/flower"
@@ -41,14 +41,14 @@ class RunSettings(BaseModel):
     local_epochs: int = Field(4, ge=1, le=1_000)
     batch_size: int = Field(16, ge=1, le=4096)
     learning_rate: float = Field(0.0, ge=-1, lt=100)
-    proximal_mu: float = Field(0.0, ge=0)
+    proximal_mu: float = Field(0.0, ge=0, allow_inf_nan=False)
     seed: int = Field(0, ge=0, lt=2**31)
     min_group_size: int = Field(1, ge=1)
     max_group_size: int = Field(0, ge=0)
     partners: int = Field(3, ge=1)
-    device: str = ""
+    device: str = Field("", pattern=r"^(cpu|mps|cuda(:\d+)?)?$")
     min_sites: int = Field(2, ge=1)
-    timeout: float = Field(1800.0, gt=0)
+    timeout: float = Field(1800.0, gt=0, allow_inf_nan=False)
 
     @field_validator("arms", mode="before")
     @classmethod

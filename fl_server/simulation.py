@@ -17,6 +17,7 @@ from protocol.errors import ConfigError, DataError
 from protocol.files import atomic_write
 from protocol.spec import load_spec
 from strategies.flower import strategy_maker
+from strategies.grouping import GroupingOptions
 from strategies.measures import get
 
 RUN_FILES = (
@@ -186,4 +187,5 @@ def check_settings(overrides: dict[str, Any]) -> RunSettings:
     load_spec(settings.spec).require_ready()
     get(settings.measure)
     strategy_maker(settings.strategy)
+    GroupingOptions(settings.min_group_size, settings.max_group_size or None)
     return settings

@@ -29,7 +29,8 @@ class Order(BaseModel):
     recipe : str
         ``adapter`` or ``fine-tune``.
     epochs, batch_size, learning_rate, proximal_mu, seed
-        Budget and settings; a learning rate of 0 takes the recipe's default, -1 asks the finder.
+        Budget and settings; a learning rate of 0 takes the recipe's default, below 0 asks the
+        finder.
     server_round : int
         From 1 on; private rows start anew in round 1. 0 outside the rounds.
     factors : dict

@@ -69,6 +69,16 @@ def test_nothing_to_keep_is_kept(tmp_path: Path) -> None:
     assert models.load("private") == {}
 
 
+def test_a_round_begins_with_the_private_rows_of_the_one_before(tmp_path: Path) -> None:
+    models = RunModels(site_at(tmp_path), "run", "arm")
+    assert models.load_private(0) == models.load_private(3) == {}
+    for server_round in (1, 2, 10):  # a site need not be in every round
+        models.save_private(server_round, {"head.a": np.full(1, server_round, np.float32)})
+    assert models.load_private(1) == {}
+    begins = {r: float(models.load_private(r)["head.a"][0]) for r in (2, 3, 9, 10, 11, 0)}
+    assert begins == {2: 1, 3: 2, 9: 2, 10: 2, 11: 10, 0: 10}
+
+
 def test_runs_and_arms_are_kept_apart_and_cannot_name_other_folders(tmp_path: Path) -> None:
     site = site_at(tmp_path / "state")
     names = [("r", "a"), ("r", "b"), ("s", "a"), ("../../..", "/etc"), ("r\na", "")]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class Finished:
 @pytest.fixture(scope="session")
 def finished(families: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Run four good sites, one with a corrupt image and one with a single class."""
-    root = tmp_path_factory.mktemp("engine")
+    root = tmp_path_factory.mktemp("engine") / "Kliniken in Köln"
+    root.mkdir()
     sites = shutil.copytree(families, root / "sites")
     broken = shutil.copytree(families / "digits-a", sites / "broken")
     (broken / "digit 3" / "004.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
@@ -144,16 +146,23 @@ def test_signatures_can_be_checked_without_fedprint(finished: Finished, tmp_path
 
 
 @pytest.mark.parametrize("command", ["distances", "groups", "report"])
-def test_commands_read_the_run_folder(
-    finished: Finished, tmp_path: Path, command: str
-) -> None:
+def test_commands_read_the_run_folder(finished: Finished, tmp_path: Path, command: str) -> None:
     copy = shutil.copytree(finished.folder, tmp_path / "copy")
     done = Command(command, copy)
     _, errors = done.process.communicate(timeout=120)
     assert (done.process.returncode, errors) == (0, "")
 
 
-def test_ctrl_c_stops_everything_and_leaves_nothing(families: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("signals", "code", "said"),
+    [
+        ([signal.SIGINT, signal.SIGINT], 130, "fedprint: error: interrupted\n"),  # impatient
+        ([signal.SIGTERM], 143, ""),
+    ],
+)
+def test_stopping_ends_everything_and_leaves_nothing(
+    families: Path, tmp_path: Path, signals: list[signal.Signals], code: int, said: str
+) -> None:
     out = tmp_path / "run"
     command = Command("simulate", families, "--out", out, "--run-config", "rounds=50")
     assert command.process.stdout is not None
@@ -161,9 +170,10 @@ def test_ctrl_c_stops_everything_and_leaves_nothing(families: Path, tmp_path: Pa
         if "exchanging fingerprints" in line:
             break
     assert len(command.left_running()) > 3
-    command.process.send_signal(signal.SIGINT)
+    for sent in signals:
+        command.process.send_signal(sent)
+        time.sleep(0.5)
     _, errors = command.process.communicate(timeout=60)
-    assert command.process.returncode == 130
-    assert errors == "fedprint: error: interrupted\n"
+    assert (command.process.returncode, errors) == (code, said)
     assert command.gone() == []
     assert not out.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -60,17 +61,24 @@ def test_bundle_of_a_clone_is_what_simulate_runs(checkout: Path, tmp_path: Path)
         names = set(bundle.namelist())
         config = tomllib.loads(bundle.read("pyproject.toml").decode())
     assert config["tool"]["flwr"]["app"]["fab-format-version"] == 1
-    assert {name for name in names if name.endswith((".py", "lite0-100.json"))} <= names
+    assert "protocol/specs/lite0-100.json" in names
     assert sources(checkout) <= names
     with build_bundle(assemble_app(tmp_path / "fedprint")) as assembled:
         assert set(assembled.namelist()) == names
 
 
-def test_wheel_holds_what_the_commands_need(checkout: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path]
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel of a clone."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out]
     built = subprocess.run([*command, checkout], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = tmp_path.glob("fedprint-*.whl")
+    (wheel,) = out.glob("fedprint-*.whl")
+    return wheel
+
+
+def test_wheel_holds_what_the_commands_need(wheel: Path, checkout: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         meta = next(name for name in names if name.endswith(".dist-info/METADATA"))
@@ -82,3 +90,20 @@ def test_wheel_holds_what_the_commands_need(checkout: Path, tmp_path: Path) -> N
     assert {name.partition("/")[0] for name in names} == {*PACKAGES, meta.partition("/")[0]}
     assert {"sim", "demo", "dev"} <= set(metadata.get_all("Provides-Extra") or [])
     assert "fedprint = protocol.cli:main" in entries
+
+
+def test_installed_wheel_assembles_the_same_app(
+    wheel: Path, checkout: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    script = (
+        "from pathlib import Path; from fl_server import engine; "
+        f"assert {str(tmp_path)!r} in engine.__file__; "
+        f"engine.assemble_app(Path({str(tmp_path / 'fedprint')!r}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, check=True)
+    assert sources(tmp_path / "fedprint") == sources(checkout)
+    text = (tmp_path / "fedprint" / "pyproject.toml").read_text()
+    assert text == (checkout / "pyproject.toml").read_text()

@@ -52,9 +52,7 @@ def test_an_order_survives_the_wire() -> None:
     st.integers(0, 2**31 - 1),
     st.dictionaries(st.text(max_size=8), st.floats(1, 1e6)),
 )
-def test_any_order_survives_the_wire(
-    rate: float, seed: int, factors: dict[str, float]
-) -> None:
+def test_any_order_survives_the_wire(rate: float, seed: int, factors: dict[str, float]) -> None:
     sent = order(learning_rate=rate, seed=seed, factors=factors)
     assert order_from_config(ConfigRecord(sent.to_config())) == sent
 

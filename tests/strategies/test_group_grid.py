@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -120,9 +119,7 @@ def test_messages_to_others_are_refused_and_none_is_sent() -> None:
     send: list[Callable[[list[Message]], object]] = [seen.push_messages, seen.send_and_receive]
     for to_send in send:
         messages = [Message(RecordDict(), n, MessageType.TRAIN) for n in (1, 3)]
-        with pytest.raises(
-            ConfigError, match=r"^node 3 is not in group north: message refused$"
-        ):
+        with pytest.raises(ConfigError, match=r"^node 3 is not in group north: message refused$"):
             to_send(messages)
     assert grid.sent == []
 

@@ -1,0 +1,95 @@
+"""The run-config, validated once."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from fl_server.settings import ARMS, RunSettings
+from protocol.errors import ConfigError
+
+
+def test_the_apps_own_run_config_is_the_default() -> None:
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    config = pyproject["tool"]["flwr"]["app"]["config"]
+    read, default = RunSettings.from_run_config(config), RunSettings()
+    differing = {
+        name for name in RunSettings.model_fields if getattr(read, name) != getattr(default, name)
+    }
+    assert differing <= {"sites_dir"}
+    assert set(RunSettings.model_fields) <= {key.replace("-", "_") for key in config}
+
+
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        ("alone,together,random,grouped", ARMS),
+        (" grouped , alone ", ("alone", "grouped")),
+        ("random", ("alone", "random")),
+        ("grouped,grouped,", ("alone", "grouped")),
+        ("", ()),
+        (("together",), ("alone", "together")),
+    ],
+)
+def test_arms_are_ordered_and_compared_with_alone(arms: object, expected: object) -> None:
+    assert RunSettings.from_run_config({"arms": arms}).arms == expected
+
+
+def test_other_keys_are_left_to_others() -> None:
+    assert RunSettings.from_run_config({"my-own": 1, "local-epochs": 7}).local_epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("recipe", "magic"),
+        ("arms", "alone,sideways"),
+        ("arms", 3),
+        ("rounds", 0),
+        ("rounds", 1.5),
+        ("rounds", "many\nrounds"),
+        ("local-epochs", -1),
+        ("batch-size", 0),
+        ("batch-size", 5000),
+        ("learning-rate", -1.5),
+        ("learning-rate", math.nan),
+        ("learning-rate", math.inf),
+        ("proximal-mu", -0.1),
+        ("proximal-mu", math.inf),
+        ("proximal-mu", math.nan),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("min-group-size", 0),
+        ("max-group-size", -1),
+        ("partners", 0),
+        ("min-sites", 0),
+        ("timeout", 0),
+        ("timeout", math.inf),
+        ("timeout", math.nan),
+        ("spec", 3),
+        ("out", None),
+    ],
+)
+def test_a_bad_value_is_named_in_one_line(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunSettings.from_run_config({key: value})
+    text = str(caught.value)
+    assert re.match(rf"^run-config {key}=.+: .+$", text)
+    assert "\n" not in text
+
+
+def test_the_exact_text() -> None:
+    expected = "run-config batch-size=0: Input should be greater than or equal to 1"
+    with pytest.raises(ConfigError, match=f"^{expected}$"):
+        RunSettings.from_run_config({"batch-size": 0})
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        RunSettings().rounds = 3  # type: ignore[misc]
