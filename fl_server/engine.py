@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from fl_server.processes import end_family, handling
 from protocol.errors import ConfigError, FedprintError

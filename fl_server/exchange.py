@@ -5,8 +5,9 @@ It runs inside ``@app.main`` before any strategy starts, on any Flower grid.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -32,7 +33,9 @@ from protocol.trust import TrustStore
 from protocol.verify import VerifiedRelease, verify_release
 from strategies.grouping import Group
 
-POLL_SECONDS = 0.5
+log = logging.getLogger("fedprint")
+
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -149,23 +152,34 @@ def await_nodes(grid: Grid, count: int, timeout: float) -> list[int]:
 
 
 def ask(
-    grid: Grid, requests: Iterable[tuple[int, RecordDict]], message_type: str, timeout: float
+    grid: Grid,
+    requests: Iterable[tuple[int, RecordDict]],
+    message_type: str,
+    timeout: float,
+    tell: Callable[[int, int], None] = lambda _answered, _asked: None,
 ) -> dict[int, Message]:
     """Send one message a node; return the replies by the node that was asked.
 
     A node that died answers with an error whose source is not its own id, so replies are
-    matched by the message that they answer.
+    matched by the message that they answer. `tell` hears how many of how many have answered.
     """
     messages = [
         Message(content, dst_node_id=node, message_type=message_type) for node, content in requests
     ]
-    replies = list(grid.send_and_receive(messages, timeout=timeout))
+    list(grid.push_messages(messages))
     asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    return {
-        asked[reply.metadata.reply_to_message_id]: reply
-        for reply in replies
-        if reply.metadata.reply_to_message_id in asked
-    }
+    replies: dict[int, Message] = {}
+    deadline = time.monotonic() + timeout
+    while len(replies) < len(asked):
+        missing = [message for message, node in asked.items() if node not in replies]
+        for reply in grid.pull_messages(missing):
+            if reply.metadata.reply_to_message_id in asked:
+                replies[asked[reply.metadata.reply_to_message_id]] = reply
+                tell(len(replies), len(asked))
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_SECONDS if len(replies) < len(asked) else 0)
+    return replies
 
 
 def _roll_call(
@@ -194,7 +208,7 @@ def _collect(grid: Grid, hellos: dict[int, Hello], outcome: Exchange, timeout: f
     requests = [
         (node, release_request(outcome.run, nonce, outcome.spec)) for node, nonce in nonces.items()
     ]
-    replies = ask(grid, requests, f"{MessageType.QUERY}.fingerprint", timeout)
+    replies = ask(grid, requests, f"{MessageType.QUERY}.fingerprint", timeout, _tell)
     for node, hello in sorted(hellos.items(), key=lambda item: item[1].site):
         try:
             reply: Reply = from_reply(_content(replies.get(node)))
@@ -215,6 +229,10 @@ def _collect(grid: Grid, hellos: dict[int, Hello], outcome: Exchange, timeout: f
             outcome.releases[hello.site] = Release(
                 node, verified, reply.payload, reply.release, reply.binding
             )
+
+
+def _tell(answered: int, asked: int) -> None:
+    log.info("fingerprints: %d of %d sites answered", answered, asked)
 
 
 class _Problem(VerificationError):

@@ -120,5 +120,5 @@ def test_what_goes_wrong_is_answered_with_its_reason(
 
 
 def test_a_round_that_goes_wrong_is_an_error_that_flower_reports(folder: Path, spec: Spec) -> None:
-    with pytest.raises(MalformedMessage, match="^the message holds no record 'arrays'$"):
+    with pytest.raises(MalformedMessage, match=r"^the message holds no record 'arrays'$"):
         ask(folder, MessageType.TRAIN, config_for(spec))

@@ -140,7 +140,7 @@ def test_the_site_keeps_the_better_model(learner: Learner) -> None:
         RunModels(learner.site, run, arm) for arm in ("alone", "grouped", "final")
     )
     order = order_for(learner, run=run)
-    with pytest.raises(DataError, match="^site north has not trained both models to choose from$"):
+    with pytest.raises(DataError, match=r"^site north has not trained both models to choose from$"):
         learner.decide(order, "alone")
     learner.train_alone(order_for(learner, run=run, arm="alone"))
     scores = learner.finish(order, sent)
@@ -199,7 +199,7 @@ def test_a_rate_of_zero_takes_the_recipes_own(folder: Path, spec: Spec) -> None:
 def test_one_class_is_not_enough(tmp_path: Path, spec: Spec) -> None:
     site = read_site(write_classes(tmp_path / "east", {"brain": 4}))
     with pytest.raises(
-        DataError, match="^site east holds one class only: training needs at least two$"
+        DataError, match=r"^site east holds one class only: training needs at least two$"
     ):
         Learner(site, spec, "adapter", "cpu", 0)
 
@@ -218,6 +218,6 @@ def test_a_site_without_training_images_is_refused(tmp_path: Path, spec: Spec) -
     rows = [f"{n}.png,{'ab'[n % 2]},p{n},{'test' if n < 4 else 'val'}" for n in range(8)]
     folder = write_manifest(tmp_path / "east", rows, "path,label,subject_id,split")
     with pytest.raises(
-        DataError, match="^site east has no training images: correct its split column$"
+        DataError, match=r"^site east has no training images: correct its split column$"
     ):
         Learner(read_site(folder), spec, "adapter", "cpu", 0)

@@ -86,7 +86,7 @@ def test_a_bad_value_is_named_in_one_line(key: str, value: Any) -> None:
 
 def test_the_exact_text() -> None:
     expected = "run-config batch-size=0: Input should be greater than or equal to 1"
-    with pytest.raises(ConfigError, match=f"^{expected}$"):
+    with pytest.raises(ConfigError, match=rf"^{expected}$"):
         RunSettings.from_run_config({"batch-size": 0})
 
 

@@ -36,7 +36,7 @@ def test_an_unknown_name_lists_the_known() -> None:
         "unknown strategy 'fedmagic': take one of bulyan, fedadagrad, fedadam, fedavg, fedavgm, "
         "fedmedian, fedprox, fedtrimmedavg, fedyogi, krum, multikrum, or package.module:factory"
     )
-    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
+    with pytest.raises(ConfigError, match=rf"^{re.escape(expected)}$"):
         strategy_maker("fedmagic")
 
 

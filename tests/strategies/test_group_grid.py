@@ -109,7 +109,7 @@ def test_only_the_group_is_seen() -> None:
     assert list(seen.get_node_ids()) == [2, 4]
     assert [info.node_id for info in seen.get_nodes()] == [2, 4]
     assert seen.run is grid.run
-    with pytest.raises(ConfigError, match="^a group's grid takes its run from the whole grid$"):
+    with pytest.raises(ConfigError, match=r"^a group's grid takes its run from the whole grid$"):
         seen.set_run(Run.create_empty(2))
 
 
@@ -246,7 +246,7 @@ def test_a_node_lost_in_the_second_round_changes_only_what_follows(
 def test_a_group_that_lost_all_its_sites_is_an_error() -> None:
     broken = {(1, 2): Dead, (2, 2): Silent}
     seen = GroupGrid(make_grid(broken=broken), "north", [1, 2])
-    with pytest.raises(FedprintError, match="^group north has lost all its sites$"):
+    with pytest.raises(FedprintError, match=r"^group north has lost all its sites$"):
         run(fedavg(), seen)
     assert seen.lost == {1: "node is gone", 2: "did not answer in time"}
 
@@ -292,7 +292,7 @@ def test_the_first_error_is_raised_after_all_groups_ended() -> None:
             raise FedprintError("a broke")
         ended.append(name)
 
-    with pytest.raises(FedprintError, match="^a broke$"):
+    with pytest.raises(FedprintError, match=r"^a broke$"):
         per_group(make_grid(), {"a": [1], "b": [2]}, job)
     assert ended == ["b"]
 
