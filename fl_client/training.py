@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import tempfile
 import warnings
@@ -94,6 +96,7 @@ def fit(
         if find_lr:
             model.lr = _found_lr(model, loader, place)
         _trainer(epochs, place).fit(model, loader)
+    model.to(place)  # Lightning leaves it on the CPU, where scoring would be slow
 
 
 def _trainer(max_epochs: int, device: torch.device) -> pl.Trainer:
@@ -117,9 +120,10 @@ def _found_lr(model: SiteModel, loader: DataLoader[object], device: torch.device
     """
     from pytorch_lightning.tuner.tuning import Tuner
 
-    found = Tuner(_trainer(50, device)).lr_find(
-        model, loader, min_lr=1e-3, max_lr=1.0, num_training=50, update_attr=False
-    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        found = Tuner(_trainer(50, device)).lr_find(
+            model, loader, min_lr=1e-3, max_lr=1.0, num_training=50, update_attr=False
+        )
     suggestion = found.suggestion() if found is not None else None
     return float(suggestion) if suggestion else model.lr
 

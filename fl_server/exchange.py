@@ -156,7 +156,7 @@ def ask(
     requests: Iterable[tuple[int, RecordDict]],
     message_type: str,
     timeout: float,
-    tell: Callable[[int, int], None] = lambda _answered, _asked: None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> dict[int, Message]:
     """Send one message a node; return the replies by the node that was asked.
 
@@ -166,19 +166,33 @@ def ask(
     messages = [
         Message(content, dst_node_id=node, message_type=message_type) for node, content in requests
     ]
-    list(grid.push_messages(messages))
+    replies = (
+        grid.send_and_receive(messages, timeout=timeout)
+        if tell is None
+        else _watched(grid, messages, timeout, tell)
+    )
     asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    replies: dict[int, Message] = {}
+    return {
+        asked[reply.metadata.reply_to_message_id]: reply
+        for reply in replies
+        if reply.metadata.reply_to_message_id in asked
+    }
+
+
+def _watched(
+    grid: Grid, messages: Sequence[Message], timeout: float, tell: Callable[[int, int], None]
+) -> list[Message]:
+    """Send and wait as the grid does, but tell of every answer."""
+    waiting = {str(message_id) for message_id in grid.push_messages(messages)}
+    replies: list[Message] = []
     deadline = time.monotonic() + timeout
-    while len(replies) < len(asked):
-        missing = [message for message, node in asked.items() if node not in replies]
-        for reply in grid.pull_messages(missing):
-            if reply.metadata.reply_to_message_id in asked:
-                replies[asked[reply.metadata.reply_to_message_id]] = reply
-                tell(len(replies), len(asked))
-        if time.monotonic() > deadline:
-            break
-        time.sleep(POLL_SECONDS if len(replies) < len(asked) else 0)
+    while waiting and time.monotonic() < deadline:
+        for reply in grid.pull_messages(waiting):
+            waiting.discard(reply.metadata.reply_to_message_id)
+            replies.append(reply)
+            tell(len(replies), len(messages))
+        if waiting:
+            time.sleep(POLL_SECONDS)
     return replies
 
 

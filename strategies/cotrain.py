@@ -37,9 +37,10 @@ def plan_group(
         for key in sorted(set().union(*keys.values()))
     }
     common = {key: held for key, held in holders.items() if len(held) >= 2}
-    rows = common if linear or all(len(h) == len(sites) for h in holders.values()) else {}
     together = set().union(*common.values())
     apart = [] if everybody else [site for site in sites if site not in together]
+    same = len({frozenset(keys[site]) for site in sites if site not in apart}) == 1
+    rows = common if linear or same else {}
     return GroupPlan(
         group=group,
         sites=sites,

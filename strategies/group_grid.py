@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import TypeVar
 
 from flwr.app import Message, MessageType, RecordDict
@@ -31,6 +32,8 @@ class GroupGrid(Grid):
     prepare : callable, optional
         Gives each training message its final content, from (content, its node, all nodes of the
         round): what a site must know about who else takes part.
+    turn : Lock, optional
+        Held by the group's thread; given up to the other groups while it waits for replies.
 
     Notes
     -----
@@ -39,9 +42,15 @@ class GroupGrid(Grid):
     """
 
     def __init__(
-        self, grid: Grid, group: str, nodes: Sequence[int], prepare: Prepare | None = None
+        self,
+        grid: Grid,
+        group: str,
+        nodes: Sequence[int],
+        prepare: Prepare | None = None,
+        turn: Lock | None = None,
     ) -> None:
         self._grid, self.group, self._prepare = grid, group, prepare
+        self._turn = turn
         self._nodes = dict.fromkeys(nodes)
         self.lost: dict[int, str] = {}
 
@@ -93,10 +102,10 @@ class GroupGrid(Grid):
         """Send to nodes of the group and wait; a broken training round is redone with the rest."""
         pending = self._stamped(messages)
         if not pending or not _trains(pending[0]):
-            return self._grid.send_and_receive(pending, timeout=timeout)
+            return self._await(pending, timeout)
         while pending:
             prepared = self._prepared(pending)
-            replies = list(self._grid.send_and_receive(prepared, timeout=timeout))
+            replies = self._await(prepared, timeout)
             failed = self._failed(prepared, replies)
             if not failed:
                 return replies
@@ -105,6 +114,15 @@ class GroupGrid(Grid):
                 self._nodes.pop(node, None)
             pending = [m for m in pending if m.metadata.dst_node_id not in failed]
         raise FedprintError(f"group {self.group} has lost all its sites")
+
+    def _await(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        if self._turn is None:
+            return list(self._grid.send_and_receive(messages, timeout=timeout))
+        self._turn.release()
+        try:
+            return list(self._grid.send_and_receive(messages, timeout=timeout))
+        finally:
+            self._turn.acquire()
 
     def _stamped(self, messages: Iterable[Message]) -> list[Message]:
         stamped = list(messages)
@@ -160,6 +178,9 @@ def per_group(
 ) -> dict[str, T]:
     """Run one job a group, side by side, each on a grid of its own.
 
+    Groups wait for their sites at the same time, but only one computes at a time: aggregation is
+    short, and parsing an array's header from several threads at once can fail in CPython 3.11.
+
     Parameters
     ----------
     grid : Grid
@@ -186,9 +207,12 @@ def per_group(
         raise ConfigError("a node is in two groups: each site trains in one group at a time")
     if not groups:
         return {}
+    turn = Lock()
+
+    def in_turn(name: str) -> T:
+        with turn:
+            return job(GroupGrid(grid, name, groups[name], prepare(name), turn), name)
+
     with ThreadPoolExecutor(max_workers=len(groups), thread_name_prefix="group") as pool:
-        futures = {
-            name: pool.submit(job, GroupGrid(grid, name, members, prepare(name)), name)
-            for name, members in groups.items()
-        }
+        futures = {name: pool.submit(in_turn, name) for name in groups}
     return {name: future.result() for name, future in futures.items()}
