@@ -73,7 +73,8 @@ def load_private_key(path: Path | str, passphrase: bytes | str | None = None) ->
             f"pip install bcrypt): {error}"
         ) from error
     except (TypeError, ValueError) as error:
-        if "password" in str(error).lower() or "decrypt" in str(error).lower():
+        # OpenSSH files only have a checksum by which a wrong passphrase shows
+        if any(word in str(error).lower() for word in ("password", "decrypt", "checksum")):
             raise ConfigError(
                 f"key file {path} cannot be opened with this passphrase: give the right one, "
                 "or none when it is not encrypted"
