@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TypeVar
 
+import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
@@ -163,11 +164,41 @@ class GroupGrid(Grid):
                 failed[message.metadata.dst_node_id] = "did not answer in time"
             elif reply.has_error():
                 failed[message.metadata.dst_node_id] = str(reply.error.reason or reply.error.code)
+            elif why := _unusable(message.content, reply.content):
+                failed[message.metadata.dst_node_id] = why
         return failed
 
 
 def _trains(message: Message) -> bool:
     return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
+
+
+def _unusable(sent: RecordDict, back: RecordDict) -> str:
+    """Say why a site's arrays cannot be averaged with the others', nothing where they can.
+
+    They must have the names and shapes of those that were sent, and be finite: one site's NaN
+    would be everybody's.
+    """
+    for record, arrays in sent.array_records.items():
+        replied = back.array_records.get(record)
+        if replied is None or set(replied) != set(arrays):
+            return "sent other arrays than it was given"
+        for name, array in arrays.items():
+            if tuple(replied[name].shape) != tuple(array.shape):
+                return f"sent {name} in another shape"
+            try:
+                values = replied[name].numpy()
+            except (ValueError, TypeError, EOFError):
+                return f"sent {name} as something that is no array"
+            if values.shape != tuple(array.shape) or values.dtype.kind != "f":
+                return f"sent {name} as something that is no such array"
+            if not np.isfinite(values).all():
+                return f"sent {name} with values that are not finite"
+    for metrics in back.metric_records.values():
+        weight = metrics.get("num-examples", 1)
+        if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            return "sent a number of examples that is no weight"
+    return ""
 
 
 def per_group(

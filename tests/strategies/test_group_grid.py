@@ -312,3 +312,52 @@ def test_a_node_in_two_groups_is_refused() -> None:
 
 def test_no_groups_no_work() -> None:
     assert per_group(make_grid(), {}, lambda _grid, _name: None) == {}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda a, m: a.pop("body.weight"), "sent other arrays than it was given"),
+        (lambda a, m: a.update(extra=a["body.weight"]), "sent other arrays than it was given"),
+        (
+            lambda a, m: a.update({"body.weight": Array(np.zeros(3, np.float32))}),
+            "sent body.weight in another shape",
+        ),
+        (
+            lambda a, m: a.update({"body.weight": Array(np.array([1, np.nan], np.float32))}),
+            "sent body.weight with values that are not finite",
+        ),
+        (
+            lambda a, m: a.update({"body.weight": Array(np.array(["a", "b"]))}),
+            "sent body.weight as something that is no such array",
+        ),
+        (
+            lambda a, m: a.update({"body.weight": Array("float32", (2,), "numpy.ndarray", b"x")}),
+            "sent body.weight as something that is no array",
+        ),
+        (
+            lambda a, m: m.update({"num-examples": -5}),
+            "sent a number of examples that is no weight",
+        ),
+        (
+            lambda a, m: m.update({"num-examples": float("nan")}),
+            "sent a number of examples that is no weight",
+        ),
+    ],
+)
+def test_a_reply_that_cannot_be_averaged_costs_its_site_the_group(
+    spoil: Callable[[ArrayRecord, MetricRecord], object], why: str
+) -> None:
+    good = node(2)
+
+    def spoilt(message: Message) -> RecordDict:
+        content = good(message)
+        spoil(content.array_records["arrays"], content.metric_records["metrics"])
+        return content
+
+    nodes = {1: node(1), 2: spoilt, 3: node(3)}
+    seen = GroupGrid(FakeGrid(nodes), "g", [1, 2, 3])
+    found = run(fedavg(), seen)
+    rest = run(fedavg(), GroupGrid(make_grid([1, 3]), "g", [1, 3]))
+    assert seen.lost == {2: why}
+    np.testing.assert_array_equal(found["body.weight"], rest["body.weight"])
