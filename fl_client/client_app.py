@@ -7,7 +7,8 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_client.plugin import add_fingerprinting, answering, current_site, device_name
+from fl_client.plugin import add_fingerprinting, answering, current_site, device_name, site_policy
+from fl_client.policy import gate
 from protocol.errors import MalformedMessage
 from protocol.orders import Order, order_from_config
 from protocol.sharing import Arrays
@@ -24,6 +25,8 @@ def _learner(context: Context, order: Order) -> Any:
     site, device = current_site(context), device_name(context)
     key = (str(site.folder), order.spec.digest, order.recipe, str(device), str(order.seed))
     if key not in _learners:
+        # the order's spec came from outside: the gate stands before weights and images alike
+        gate(site_policy(context), order.spec, site)
         _learners[key] = Learner(site, order.spec, order.recipe, device, order.seed)
     return _learners[key]
 

@@ -7,7 +7,9 @@ add_fingerprinting(app)
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from fl_client.site import Site, read_site
 from protocol.errors import ConfigError, DataError, FedprintError
 from protocol.keys import generate_key, load_private_key, public_pem
 from protocol.records import ReleaseRequest, from_release_request, to_hello, to_refusal, to_reply
+
+log = logging.getLogger("fedprint")
 
 KEY_RECORD = "fedprint.key"
 
@@ -116,10 +120,24 @@ def answering(
         try:
             content = answer(message, context)
         except FedprintError as error:
-            content = to_refusal(str(getattr(error, "reason", "site-error")), str(error))
+            log.error("refused: %s", error)
+            content = to_refusal(str(getattr(error, "reason", "site-error")), _outside(error))
         return Message(content, reply_to=message)
 
     return wrapped
+
+
+def _outside(error: FedprintError) -> str:
+    """Return what the coordinator may read: file names and subject ids stay at the site."""
+    if isinstance(error, DataError) and not simulated():
+        return "the site's data cannot be used as they are: the site's own log says why"
+    return str(error)
+
+
+def simulated() -> bool:
+    """Tell whether this process belongs to Flower's simulation engine, whatever a config says."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def current_site(context: Context, find_folder: FindFolder = site_folder) -> Site:
@@ -173,7 +191,7 @@ def site_policy(context: Context) -> Policy:
     named = context.node_config.get("policy")
     if named:
         return load_policy(Path(str(named)).expanduser())
-    if context.node_config.get("site") or "partition-id" not in context.node_config:
+    if context.node_config.get("site") or not simulated():
         raise ConfigError(
             "no release policy: start the SuperNode with --node-config 'policy=\"FILE\"'"
         )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fl_client.site import Site
 from protocol.errors import ConfigError, PolicyError, one_line
 from protocol.files import canonical_json, sha256_hex
-from protocol.spec import Spec
+from protocol.spec import Spec, list_specs
 
 
 class Policy(BaseModel):
@@ -23,7 +23,7 @@ class Policy(BaseModel):
     name : str
         Shown in messages.
     specs : list of str
-        Allowed specs by name or digest; ``"*"`` allows every one.
+        Allowed specs: names of shipped ones, or digests; ``"*"`` allows every one.
     min_images, min_patients : int
         Fewest images and subjects; a site without subject ids counts images as subjects.
     max_bins : int or None
@@ -87,7 +87,7 @@ def gate(policy: Policy, spec: Spec, site: Site) -> None:
     """
     images = len(site.images)
     patients = site.patients if site.patients is not None else images
-    allowed = {"*", spec.name, spec.digest} & set(policy.specs)
+    allowed = "*" in policy.specs or spec.digest in _digests(policy)
     refusals = (
         (not spec.ready, "spec-not-ready", f"spec {spec.name} has no bin edges: calibrate it"),
         (
@@ -120,3 +120,12 @@ def gate(policy: Policy, spec: Spec, site: Site) -> None:
     for refused, reason, message in refusals:
         if refused:
             raise PolicyError(f"{policy.name}: {message}", reason)
+
+
+def _digests(policy: Policy) -> set[str]:
+    """Return the digests that a policy allows; a name means the shipped spec of that name.
+
+    Whoever asks for a release sends the spec along and can call it anything.
+    """
+    shipped = {spec.name: spec.digest for spec in list_specs()}
+    return {shipped.get(name, name) for name in policy.specs}

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app.exception import AppExitException
 from flwr.serverapp import Grid
 
 from fl_server.exchange import Exchange, ask
@@ -146,10 +147,15 @@ def _train_alone(
 ) -> None:
     """Let every site train by itself with the whole budget, in one message."""
     budget = settings.rounds * settings.local_epochs
-    config = _order("alone", exchange, settings, epochs=budget).to_config()
+    config = _order("alone", exchange, settings, epochs=budget, proximal_mu=0.0).to_config()
     requests = [(node, _content(config)) for node in exchange.nodes.values()]
     replies = ask(grid, requests, f"{MessageType.TRAIN}.alone", settings.timeout)
     _score(outcome, exchange.nodes, replies)
+    for site, claimed in list(outcome.examples.items()):
+        signed = exchange.releases[site].verified.fingerprint.n_images
+        if not 0 < claimed <= signed:
+            del outcome.examples[site], outcome.scores[site]
+            outcome.lost[site] = f"claims {claimed} training images, but signed for {signed} images"
 
 
 def _train_groups(
@@ -177,19 +183,21 @@ def _train_groups(
     def job(group_grid: GroupGrid, group: str) -> tuple[GroupGrid, ArmOutcome]:
         try:
             result = _train_group(arm, plans[group], group_grid, exchange, settings)
-        except FedprintError as error:  # costs this group its training, and no other
+        except (FedprintError, AppExitException) as error:  # costs this group, and no other
             result = ArmOutcome(lost=dict.fromkeys(plans[group].sites, str(error)))
         return group_grid, result
 
     nodes = {name: [exchange.nodes[site] for site in plan.sites] for name, plan in plans.items()}
-    for group_grid, result in per_group(grid, nodes, job, prepare).values():
+    weights = {node: alone.examples.get(site, 0) for node, site in site_of.items()}
+    for group_grid, result in per_group(grid, nodes, job, prepare, weights).values():
         outcome.scores |= result.scores
         outcome.examples |= result.examples
         outcome.keeps_group |= result.keeps_group
         outcome.lost |= result.lost
         outcome.lost |= {site_of[node]: why for node, why in group_grid.lost.items()}
     for site, scores in alone.scores.items():
-        outcome.scores.setdefault(site, scores)
+        if site not in outcome.lost:
+            outcome.scores.setdefault(site, scores)
 
 
 def _training(plan: GroupPlan, alone: ArmOutcome) -> GroupPlan:

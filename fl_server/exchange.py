@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 
 from protocol.errors import FedprintError, VerificationError
 from protocol.fingerprint import Fingerprint
-from protocol.keys import generate_key
+from protocol.keys import generate_key, key_id
 from protocol.records import (
     Hello,
     Reply,
@@ -209,10 +209,14 @@ def _roll_call(
         except FedprintError as error:
             _leave_out(outcome, f"node {node}", error)
     names = [hello.site for hello in hellos.values()]
+    keys = [key_id(hello.public_key) for hello in hellos.values()]
     for node, hello in list(hellos.items()):
         if names.count(hello.site) > 1:
             del hellos[node]
             _leave_out(outcome, hello.site, _Problem("duplicate-site", f"node {node} too uses it"))
+        elif keys.count(key_id(hello.public_key)) > 1:
+            del hellos[node]
+            _leave_out(outcome, hello.site, _Problem("duplicate-key", "another site has this key"))
     return hellos
 
 

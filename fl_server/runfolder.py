@@ -19,6 +19,21 @@ from protocol.keys import public_pem, signer
 from protocol.log import Log
 from protocol.trust import sign_store
 
+RUN_FILES = (
+    "run.json",
+    "spec.json",
+    "trust.dsse.json",
+    "coordinator.pub.pem",
+    "fingerprints",
+    "distances.csv",
+    "groups.json",
+    "recommendations.json",
+    "metrics.json",
+    "report.html",
+    "log",
+)
+"""All that a run writes; nothing else in a run folder is ever touched."""
+
 
 def write_exchange(out: Path, exchange: Exchange) -> None:
     """Write the spec, the signed trust store and, for every site, exactly what was verified."""

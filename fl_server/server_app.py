@@ -17,7 +17,7 @@ from fl_server.decisions import Decision, decide
 from fl_server.exchange import Exchange, exchange_fingerprints
 from fl_server.outcomes import metrics_file, recommendations_file
 from fl_server.report import write_report
-from fl_server.runfolder import distances_csv, write_exchange, write_log
+from fl_server.runfolder import RUN_FILES, distances_csv, write_exchange, write_log
 from fl_server.settings import RunSettings
 from protocol.errors import FedprintError
 from protocol.files import atomic_json, atomic_write
@@ -66,6 +66,9 @@ def run(grid: Grid, settings: RunSettings, name: str) -> Path:
     """
     started = datetime.now(UTC)
     out = Path(settings.out)
+    held = [entry for entry in RUN_FILES if (out / entry).exists()]
+    if held:
+        raise FedprintError(f"{out} holds an earlier run ({held[0]}): choose another out")
     exchange = _exchange(grid, settings, name)
     write_exchange(out, exchange)
     decision = _decide(out, exchange, settings)

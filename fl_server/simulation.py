@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from fl_server.engine import app_files, check_engine, simulate
+from fl_server.runfolder import RUN_FILES
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, DataError
 from protocol.files import atomic_write
@@ -20,20 +21,6 @@ from strategies.flower import strategy_maker
 from strategies.grouping import GroupingOptions
 from strategies.measures import get
 
-RUN_FILES = (
-    "run.json",
-    "spec.json",
-    "trust.dsse.json",
-    "coordinator.pub.pem",
-    "fingerprints",
-    "distances.csv",
-    "groups.json",
-    "recommendations.json",
-    "metrics.json",
-    "report.html",
-    "log",
-)
-"""All that a run writes; nothing else in a run folder is ever touched."""
 LAST = "log/checkpoint.dsse.json"
 _PAIR = re.compile(r"""([\w-]+)=('[^']*'|"[^"]*"|\S+)""")
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, StringConstraints
 from protocol.errors import DataError
 
 _PATTERN = r"^\w[\w .'()+@-]{0,99}$"
+_BYTES = 200  # file systems allow 255 for a name with its endings
 _TAKEN = ".binding"  # <site>.binding.dsse.json lies beside <site>.dsse.json
 
 
@@ -21,7 +22,7 @@ def check_site_name(name: str) -> str:
     DataError
         When the name could not safely be a file name.
     """
-    if not re.fullmatch(_PATTERN, name):
+    if not re.fullmatch(_PATTERN, name) or len(name.encode()) > _BYTES:
         raise DataError(
             f"site name {name!r} is not usable: take up to 100 letters, digits, spaces and _ . - "
             "' ( ) + @, starting with a letter or digit (--name)"
@@ -31,13 +32,14 @@ def check_site_name(name: str) -> str:
     return name
 
 
-def _not_taken(name: str) -> str:
-    if name.lower().endswith(_TAKEN):
-        raise ValueError(f"a site's name must not end in {_TAKEN}")
-    return name
+def _checked(name: str) -> str:
+    try:
+        return check_site_name(name)
+    except DataError as error:
+        raise ValueError(str(error)) from None
 
 
-SiteName = Annotated[str, StringConstraints(pattern=_PATTERN), AfterValidator(_not_taken)]
+SiteName = Annotated[str, AfterValidator(_checked)]
 """A site's name as a pydantic field."""
 
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -31,8 +31,8 @@ class Weights(_Part):
 class Preprocess(_Part):
     """From image to network input: shorter side, crop (both in pixels), normalisation."""
 
-    resize: int = Field(gt=0)
-    crop: int = Field(gt=0)
+    resize: int = Field(gt=0, le=4096)
+    crop: int = Field(gt=0, le=4096)
     interpolation: str = "bicubic"
     mean: Triple
     std: Triple
@@ -46,7 +46,7 @@ class Sampling(_Part):
     """
 
     rule: Literal["each-once", "with-replacement"] = "each-once"
-    draws: int | None = Field(default=None, gt=0)
+    draws: int | None = Field(default=None, gt=0, le=1_000_000)
     flip: bool = False
     crop: Literal["centre", "random"] = "centre"
     seed: int = 0

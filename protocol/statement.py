@@ -19,7 +19,7 @@ STATEMENT_TYPE: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io
 RELEASE_TYPE: Literal["urn:fedprint:release:v1"] = "urn:fedprint:release:v1"
 BINDING_TYPE: Literal["urn:fedprint:binding:v1"] = "urn:fedprint:binding:v1"
 RELEASE_VALIDITY = timedelta(days=365)
-BINDING_VALIDITY = timedelta(hours=1)
+BINDING_VALIDITY = timedelta(hours=24)  # the nonce is single-use; slow sites need the time
 
 
 class _Model(BaseModel):

@@ -35,6 +35,8 @@ class GroupGrid(Grid):
         round): what a site must know about who else takes part.
     turn : Lock, optional
         Held by the group's thread; given up to the other groups while it waits for replies.
+    weights : mapping of int to int, optional
+        What each node must claim as ``num-examples``: a mean is the sites' only with true weights.
 
     Notes
     -----
@@ -49,9 +51,10 @@ class GroupGrid(Grid):
         nodes: Sequence[int],
         prepare: Prepare | None = None,
         turn: Lock | None = None,
+        weights: Mapping[int, int] | None = None,
     ) -> None:
         self._grid, self.group, self._prepare = grid, group, prepare
-        self._turn = turn
+        self._turn, self._weights = turn, weights
         self._nodes = dict.fromkeys(nodes)
         self.lost: dict[int, str] = {}
 
@@ -153,8 +156,7 @@ class GroupGrid(Grid):
             )
         return fresh
 
-    @staticmethod
-    def _failed(messages: Sequence[Message], replies: Sequence[Message]) -> dict[int, str]:
+    def _failed(self, messages: Sequence[Message], replies: Sequence[Message]) -> dict[int, str]:
         """Return the nodes without a good reply; an error's own source id cannot be trusted."""
         answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
         failed = {}
@@ -164,7 +166,7 @@ class GroupGrid(Grid):
                 failed[message.metadata.dst_node_id] = "did not answer in time"
             elif reply.has_error():
                 failed[message.metadata.dst_node_id] = str(reply.error.reason or reply.error.code)
-            elif why := _unusable(message.content, reply.content):
+            elif why := _unusable(message, reply, self._weights):
                 failed[message.metadata.dst_node_id] = why
         return failed
 
@@ -173,12 +175,16 @@ def _trains(message: Message) -> bool:
     return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
 
 
-def _unusable(sent: RecordDict, back: RecordDict) -> str:
+def _unusable(message: Message, reply: Message, weights: Mapping[int, int] | None) -> str:
     """Say why a site's arrays cannot be averaged with the others', nothing where they can.
 
     They must have the names and shapes of those that were sent, and be finite: one site's NaN
     would be everybody's.
     """
+    sent, back = message.content, reply.content
+    expected = (weights or {}).get(message.metadata.dst_node_id)
+    if len(back.array_records) != len(sent.array_records) or len(back.metric_records) != 1:
+        return "sent other records than it should"
     for record, arrays in sent.array_records.items():
         replied = back.array_records.get(record)
         if replied is None or set(replied) != set(arrays):
@@ -198,6 +204,8 @@ def _unusable(sent: RecordDict, back: RecordDict) -> str:
         weight = metrics.get("num-examples", 1)
         if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             return "sent a number of examples that is no weight"
+        if expected is not None and weight != expected:
+            return f"claims {weight} training images, but claimed {expected} before"
     return ""
 
 
@@ -206,6 +214,7 @@ def per_group(
     groups: Mapping[str, Sequence[int]],
     job: Callable[[GroupGrid, str], T],
     prepare: Callable[[str], Prepare | None] = lambda _group: None,
+    weights: Mapping[int, int] | None = None,
 ) -> dict[str, T]:
     """Run one job a group, side by side, each on a grid of its own.
 
@@ -222,6 +231,8 @@ def per_group(
         What to do with a group's grid: usually to start a stock strategy on it.
     prepare : callable
         From the group's name to the `prepare` of its grid.
+    weights : mapping of int to int, optional
+        See `GroupGrid`.
 
     Returns
     -------
@@ -242,7 +253,7 @@ def per_group(
 
     def in_turn(name: str) -> T:
         with turn:
-            return job(GroupGrid(grid, name, groups[name], prepare(name), turn), name)
+            return job(GroupGrid(grid, name, groups[name], prepare(name), turn, weights), name)
 
     with ThreadPoolExecutor(max_workers=len(groups), thread_name_prefix="group") as pool:
         futures = {name: pool.submit(in_turn, name) for name in groups}

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_client import client_app
+from fl_client.policy import Policy
 from protocol.errors import MalformedMessage
 from protocol.orders import Order
 from protocol.records import refusal
@@ -44,7 +45,10 @@ def ask(
         content["arrays"] = ArrayRecord({name: Array(value) for name, value in arrays.items()})
     message = Message(content, dst_node_id=1, message_type=kind)
     message.metadata.__dict__["_message_id"] = "m1"
-    context = Context(1, 1, {"site": str(folder), "device": "cpu"}, RecordDict(), {})
+    policy = folder.parent / "policy.toml"
+    policy.write_text('specs = ["*"]\nmin_images = 2\nautomatic = true\n')
+    own = {"site": str(folder), "policy": str(policy), "device": "cpu"}
+    context = Context(1, 1, own, RecordDict(), {})
     reply = client_app.app(message, context)
     assert reply.metadata.reply_to_message_id == "m1"
     return reply.content
@@ -97,7 +101,7 @@ def test_the_backbone_is_sent_where_a_group_fine_tunes(folder: Path, spec: Spec)
 
 
 def test_what_goes_wrong_is_answered_with_its_reason(
-    folder: Path, spec: Spec, tmp_path: Path
+    folder: Path, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = f"{MessageType.TRAIN}.alone"
     assert refusal(ask(folder, alone, None)) == (
@@ -115,6 +119,11 @@ def test_what_goes_wrong_is_answered_with_its_reason(
     single = write_classes(tmp_path / "east", {"brain": 3})
     assert refusal(ask(single, alone, config_for(spec))) == (
         "site-error",
+        "the site's data cannot be used as they are: the site's own log says why",
+    )
+    monkeypatch.setattr("fl_client.plugin.simulated", lambda: True)
+    assert refusal(ask(single, alone, config_for(spec))) == (
+        "site-error",
         "site east holds one class only: training needs at least two",
     )
 
@@ -122,3 +131,15 @@ def test_what_goes_wrong_is_answered_with_its_reason(
 def test_a_round_that_goes_wrong_is_an_error_that_flower_reports(folder: Path, spec: Spec) -> None:
     with pytest.raises(MalformedMessage, match=r"^the message holds no record 'arrays'$"):
         ask(folder, MessageType.TRAIN, config_for(spec))
+
+
+def test_a_training_order_passes_the_gate_before_anything_is_read(
+    folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = Policy(specs=["lite0-100"], min_images=1, automatic=True)
+    monkeypatch.setattr(client_app, "site_policy", lambda _context: closed)
+    secret = spec.weights.model_copy(update={"source": "file:/home/site/secret.pt"})
+    stolen = spec.model_copy(update={"name": "lite0-100", "weights": secret})
+    answer = refusal(ask(folder, "query.body", config_for(stolen, recipe="fine-tune")))
+    assert answer is not None
+    assert answer[0] == "spec-not-allowed"

@@ -12,7 +12,7 @@ from fl_client.site import Site, read_site
 from protocol.errors import ConfigError, PolicyError
 from protocol.fingerprint import counts_from_bytes
 from protocol.keys import generate_key, public_pem
-from protocol.spec import Spec
+from protocol.spec import Spec, load_spec
 from protocol.statement import utc_now
 from protocol.trust import TrustStore
 from protocol.verify import verify_release
@@ -62,7 +62,7 @@ def test_a_release_verifies(site: Site, spec: Spec) -> None:
 def test_the_gate_refuses(
     site: Site, spec: Spec, changes: dict[str, object], reason: str, message: str
 ) -> None:
-    allowed = {"specs": ["tiny"], "min_images": 5, "automatic": True}
+    allowed = {"specs": [spec.digest], "min_images": 5, "automatic": True}
     gate(Policy.model_validate(allowed), spec, site)
     policy = Policy.model_validate({**allowed, **changes})
     with pytest.raises(PolicyError, match=f"^site policy: {message}") as caught:
@@ -80,6 +80,17 @@ def test_the_gate_fails_closed(site: Site, spec: Spec) -> None:
         gate(local_policy(), recipe, site)
     by_digest = Policy(specs=[spec.digest], min_images=1, approved=[spec.digest])
     gate(by_digest, spec, site)
+
+
+def test_a_name_in_a_policy_means_the_shipped_spec_of_that_name(site: Site) -> None:
+    shipped = load_spec("lite0-100")
+    policy = Policy(specs=["lite0-100"], min_images=1, automatic=True)
+    gate(policy, shipped, site)
+    weights = shipped.weights.model_copy(update={"source": "file:/etc/passwd"})
+    for changes in ({"weights": weights}, {"bins": 1_000_000}):
+        with pytest.raises(PolicyError) as caught:
+            gate(policy, shipped.model_copy(update=changes), site)
+        assert caught.value.reason == "spec-not-allowed"
 
 
 def test_policy_files(tmp_path: Path) -> None:

@@ -76,11 +76,15 @@ def node(**config: str | int) -> SimpleNamespace:
     return SimpleNamespace(node_config=config, run_config={})
 
 
-def test_simulated_site_has_the_built_in_policy() -> None:
+def test_simulated_site_has_the_built_in_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fl_client.plugin.simulated", lambda: True)
     assert site_policy(node(**{"partition-id": 0, "num-partitions": 4})).specs == ["*"]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("config", [{}, {"site": "/data/site"}, {"partition-id": 0, "site": "x"}])
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"site": "/data/site"}, {"partition-id": 0, "site": "x"}, {"partition-id": 0}],
+)
 def test_deployed_site_without_a_policy_releases_nothing(config: dict[str, str | int]) -> None:
     with pytest.raises(ConfigError) as caught:
         site_policy(node(**config))  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_server import simulation
+from fl_server.runfolder import RUN_FILES
 from fl_server.settings import ARMS, RunSettings
 from fl_server.simulation import (
-    RUN_FILES,
     check_settings,
     clear_run_folder,
     parse_run_config,
