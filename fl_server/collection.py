@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.errors import DataError
 from protocol.fingerprint import Fingerprint
-from protocol.spec import Spec, load_spec
-from protocol.verify import verify_local
+from protocol.spec import Spec
+from protocol.verify import read_fingerprints
 
 
 @dataclass(frozen=True)
@@ -29,21 +28,10 @@ def read_collection(folder: Path) -> Collection:
 
     Raises
     ------
-    DataError
+    ConfigError
         If the folder holds no spec or no fingerprint.
     VerificationError
         If a fingerprint is not what its envelope signed, or of another spec.
     """
-    spec_file = folder / "spec.json"
-    if not spec_file.is_file():
-        raise DataError(
-            f"{folder} holds no spec.json: give a run folder, or make fingerprints with "
-            f"`fedprint fingerprint FOLDER --out {folder}`"
-        )
-    spec = load_spec(spec_file).require_ready()
-    inner = folder / "fingerprints"
-    held = inner if inner.is_dir() else folder
-    sites = sorted(p.name.removesuffix(".safetensors") for p in held.glob("*.safetensors"))
-    if not sites:
-        raise DataError(f"{held} holds no fingerprints (*.safetensors)")
-    return Collection(spec, [verify_local(held, site, spec).fingerprint for site in sites])
+    spec, releases = read_fingerprints(folder)
+    return Collection(spec.require_ready(), [release.fingerprint for release in releases])

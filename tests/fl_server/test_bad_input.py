@@ -134,7 +134,8 @@ def test_folder_that_is_no_run(run: Run, sites: Path, tmp_path: Path, command: s
 @pytest.mark.parametrize("command", ["distances", "groups"])
 def test_folder_with_a_spec_and_nothing_else(run: Run, tmp_path: Path, command: str) -> None:
     assert run("spec", "show", "lite0-100", "--json", tmp_path / "spec.json").code == 0
-    assert run(command, tmp_path).error == f"{tmp_path} holds no fingerprints (*.safetensors)"
+    said = f"{tmp_path} holds no fingerprints: make some with fedprint fingerprint"
+    assert run(command, tmp_path).error == said
 
 
 def test_foreign_files_under_our_names(run: Run, tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         _, errors = command.process.communicate(timeout=60)
         assert command.process.returncode == 1
         assert errors.startswith("Traceback")
-        assert "DataError" in errors
+        assert "ConfigError" in errors
 
 
 @pytest.mark.engine
