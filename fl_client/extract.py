@@ -34,6 +34,7 @@ from protocol.errors import ConfigError, DataError
 from protocol.spec import Sampling, Spec
 
 BATCH_SIZE = 32
+VIEWS = 8  # of one image that are made at once
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 Order = list[tuple[int, list[int]]]  # index of an image, and the draws that chose it
@@ -202,7 +203,12 @@ def _order(images: Sequence[ImageItem], sampling: Sampling, pool: ThreadPoolExec
     for draw in range(sampling.draws or 0):
         rank = int.from_bytes(chance_of(sampling, everything, draw), "little") % len(images)
         draws.setdefault(rank, []).append(draw)
-    return [(ranked[rank], draws[rank]) for rank in sorted(draws)]
+    # a small site draws each image many times: a few views at a time keep memory flat
+    return [
+        (ranked[rank], draws[rank][start : start + VIEWS])
+        for rank in sorted(draws)
+        for start in range(0, len(draws[rank]), VIEWS)
+    ]
 
 
 def _digest_item(item: ImageItem) -> bytes:

@@ -121,7 +121,9 @@ def test_every_image_is_drawn_about_equally_often(spec: Spec, tmp_path: Path) ->
     with module.ThreadPoolExecutor(2) as pool:
         order = module._order(images, sampling, pool)
     assert sorted(draw for _, draws in order for draw in draws) == list(range(4000))
-    assert all(abs(len(draws) - 500) < 5 * 500**0.5 for _, draws in order)
+    drawn = np.bincount([index for index, draws in order for _ in draws], minlength=8)
+    assert np.all(np.abs(drawn - 500) < 5 * 500**0.5)
+    assert max(len(draws) for _, draws in order) == module.VIEWS  # so much is in memory at most
 
 
 def test_memory_does_not_grow_with_the_number_of_images(
