@@ -46,7 +46,6 @@ def fingerprint(
     Example: fedprint fingerprint hospitals/north --spec lite0-100 --out prints
     """
     chosen = load_spec(spec).require_ready()
-    _check_out(out, chosen)
     signing = _signing_key(key)
     from fl_client.extract import extract
     from fl_client.policy import gate, local_policy
@@ -56,6 +55,7 @@ def fingerprint(
 
     site, policy = read_site(folder, name=name or None), local_policy()
     gate(policy, chosen, site)  # before the work, and again when it is released
+    _check_out(out, chosen)
     result = extract(
         site.images,
         chosen,
