@@ -131,9 +131,11 @@ def test_bad_input(tmp_path: Path, spec_file: Path) -> None:
     assert "key file" in fails(
         ConfigError, "fingerprint", site, "--spec", spec_file, *options, "--key", tmp_path / "no"
     )
+    assert not (tmp_path / "prints").exists(), "a bad site left an empty folder behind"
     (tmp_path / "file").write_text("")
+    usable = write_classes(tmp_path / "south", {"a": 2})
     assert "cannot be written" in fails(
-        DataError, "fingerprint", site, "--spec", spec_file, "--out", tmp_path / "file"
+        DataError, "fingerprint", usable, "--spec", spec_file, "--out", tmp_path / "file"
     )
     assert "site name '../x' is not usable" in fails(
         DataError, "fingerprint", site, "--spec", spec_file, *options, "--name", "../x"
