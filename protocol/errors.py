@@ -44,6 +44,22 @@ class PolicyError(FedprintError):
         self.reason = reason
 
 
+class SiteError(FedprintError):
+    """The site cannot take part as things are: its coordinator or its own machine is in the way.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and how to mend it.
+    reason : str
+        Stable reason code, for example ``"wrong-ca"``.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class VerificationError(FedprintError):
     """Something that arrived is not what it must be; `reason` is its stable code."""
 
@@ -63,7 +79,7 @@ class MalformedMessage(VerificationError):
 
 
 class MalformedEnvelope(VerificationError):
-    """Bytes that are not a DSSE envelope with exactly one signature."""
+    """Bytes that are not a DSSE envelope with the signatures that it must have."""
 
     reason = "malformed-envelope"
 
@@ -84,6 +100,42 @@ class KeyNotValid(VerificationError):
     """Signed with a key that was revoked or is outside its validity."""
 
     reason = "key-not-valid"
+
+
+class KeyRevoked(KeyNotValid):
+    """Signed with a key that was revoked."""
+
+    reason = "key-revoked"
+
+
+class KeyRotated(KeyNotValid):
+    """Signed with a key that a newer one has replaced, after its time of grace."""
+
+    reason = "key-rotated"
+
+
+class UnknownNode(VerificationError):
+    """A Flower node whose key the trust store does not hold."""
+
+    reason = "unknown-node"
+
+
+class WrongNode(VerificationError):
+    """A site that answers through the Flower node of another one."""
+
+    reason = "wrong-node"
+
+
+class DuplicateSite(VerificationError):
+    """A second node, or a second enrolment, under the name of a site that is there already."""
+
+    reason = "duplicate-site"
+
+
+class TooFewSignatures(VerificationError):
+    """Signed by fewer coordinators than must agree."""
+
+    reason = "too-few-signatures"
 
 
 class BadSignature(VerificationError):

@@ -18,7 +18,7 @@ from protocol import merkle
 from protocol.envelope import open_envelope, parse_statement, sign
 from protocol.errors import BadLog, UnknownKey
 from protocol.files import atomic_write, canonical_json, sha256_hex
-from protocol.keys import CryptoSigner, SSlibKey, public_key
+from protocol.keys import Signer, SSlibKey, public_key
 from protocol.names import Sha256Hex
 from protocol.statement import utc_now
 
@@ -26,8 +26,8 @@ CHECKPOINT_TYPE = "application/vnd.fedprint.checkpoint+json"
 ENTRIES, CHECKPOINT = "entries.jsonl", "checkpoint.dsse.json"
 
 
-OUTSIDE = ("log", "sites")
-"""What a run folder's closing entry leaves out: the log itself, and a demo's own site folders."""
+OUTSIDE = ("log", "sites", "deployment", "state")
+"""What a closing entry leaves out: the log itself, what a demo sets up, how far the run is."""
 
 
 class Checkpoint(BaseModel):
@@ -99,7 +99,7 @@ class Log:
         root = merkle.root_hash(self.leaves).hex()
         return Checkpoint(origin=self.origin, size=len(self), root=root, issued=utc_now())
 
-    def write(self, run: Path, signer: CryptoSigner) -> bytes:
+    def write(self, run: Path, signer: Signer) -> bytes:
         """Write entries and a signed checkpoint below ``run/log``; return the checkpoint."""
         signed = sign(self.checkpoint(), signer, CHECKPOINT_TYPE)
         atomic_write(run / "log" / ENTRIES, b"".join(line + b"\n" for line in self.lines))

@@ -38,8 +38,9 @@ class ReleaseRequest(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A site's answer: safetensors bytes and the two envelopes, none of them verified."""
+    """A site's answer: its name, safetensors bytes and two envelopes, none of them verified."""
 
+    site: str
     payload: bytes
     release: bytes
     binding: bytes
@@ -94,9 +95,10 @@ def from_release_request(content: RecordDict) -> ReleaseRequest:
     return ReleaseRequest(_get(content, "run", str), _get(content, "nonce", str), spec)
 
 
-def to_reply(payload: bytes, release: bytes, binding: bytes) -> RecordDict:
+def to_reply(site: str, payload: bytes, release: bytes, binding: bytes) -> RecordDict:
     """Return a site's answer; the payload is compressed losslessly."""
-    return _record({"payload": pack(payload), "release": release, "binding": binding})
+    values = {"payload": pack(payload), "release": release, "binding": binding}
+    return _record({"site": check_site_name(site), **values})
 
 
 def from_reply(content: RecordDict, limit: int = LIMIT) -> Reply:
@@ -107,11 +109,12 @@ def from_reply(content: RecordDict, limit: int = LIMIT) -> Reply:
     MalformedMessage, MalformedPayload, TooLarge
         When it is none.
     """
+    site = _get(content, "site", str)[:_TEXT_LIMIT]
     envelopes = [_get(content, name, bytes) for name in ("release", "binding")]
     for envelope in envelopes:
         if len(envelope) > ENVELOPE_LIMIT:
             raise TooLarge(f"the envelope has {len(envelope)} bytes, the limit is {ENVELOPE_LIMIT}")
-    return Reply(unpack(_get(content, "payload", bytes), limit), *envelopes)
+    return Reply(site, unpack(_get(content, "payload", bytes), limit), *envelopes)
 
 
 def to_refusal(reason: str, message: str) -> RecordDict:

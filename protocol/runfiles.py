@@ -127,6 +127,8 @@ class SiteGroupEntry(_File):
         The nearest sites, nearest first.
     partners : list of PartnerEntry
         Directed co-training partners, in rank order.
+    joined : bool
+        Whether it came after the groups were made and was placed without another run of the rest.
     """
 
     reason: str
@@ -134,6 +136,7 @@ class SiteGroupEntry(_File):
     stability: float | None
     nearest: list[NeighbourEntry] = []
     partners: list[PartnerEntry]
+    joined: bool = False
 
 
 class GroupsFile(_File):

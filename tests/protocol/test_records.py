@@ -39,12 +39,15 @@ def test_there_and_back(tiny_spec: Spec) -> None:
         "n",
         tiny_spec,
     )
-    payload, release, binding = from_reply(to_reply(b"payload" * 100, b"release", b"binding"))
+    site, payload, release, binding = from_reply(
+        to_reply("north", b"payload" * 100, b"release", b"binding")
+    )
+    assert site == "north"
     assert (payload, release, binding) == (b"payload" * 100, b"release", b"binding")
 
 
 def test_the_payload_is_compressed() -> None:
-    record = to_reply(bytes(100_000), b"", b"")["fedprint"]
+    record = to_reply("north", bytes(100_000), b"", b"")["fedprint"]
     assert isinstance(record, ConfigRecord)
     assert len(record["payload"]) < 1000  # type: ignore[arg-type]
 
@@ -55,7 +58,7 @@ def test_refusals() -> None:
         "too-few-images",
         "policy asks for 50 images, this site has 30",
     )
-    assert refusal(to_reply(b"", b"", b"")) is None
+    assert refusal(to_reply("north", b"", b"", b"")) is None
     assert refusal(RecordDict()) is None
     long = refusal(to_refusal("x" * 9999, "y" * 9999))
     assert long is not None
@@ -65,23 +68,23 @@ def test_refusals() -> None:
 def test_a_bomb_in_a_reply_is_not_inflated() -> None:
     bomb = zlib.compress(bytes(10_000_000), 9)
     with pytest.raises(TooLarge, match="inflates to more than the limit"):
-        from_reply(message(payload=bomb, release=b"", binding=b""), limit=1_000_000)
+        from_reply(message(site="north", payload=bomb, release=b"", binding=b""), limit=1_000_000)
     with pytest.raises(TooLarge, match="the envelope has"):
-        from_reply(message(payload=b"", release=bytes(ENVELOPE_LIMIT + 1), binding=b""))
+        from_reply(message(site="north", payload=b"", release=bytes(ENVELOPE_LIMIT + 1), binding=b""))
 
 
 def test_malformed_messages() -> None:
     for content in (
         RecordDict(),
-        message(payload=b"", release=b""),
-        message(payload="text", release=b"", binding=b""),
+        message(site="north", payload=b"", release=b""),
+        message(site="north", payload="text", release=b"", binding=b""),
     ):
         with pytest.raises(
-            MalformedMessage, match=r"the message lacks '(binding|release|payload)'"
+            MalformedMessage, match=r"the message lacks '(binding|release|payload|site)'"
         ):
             from_reply(content)
     with pytest.raises(MalformedPayload, match="cannot be decompressed"):
-        from_reply(message(payload=b"junk", release=b"", binding=b""))
+        from_reply(message(site="north", payload=b"junk", release=b"", binding=b""))
     with pytest.raises(MalformedMessage, match="unusable answer to the roll call: site name"):
         from_hello(message(**{"site": "../etc", "public-key": public_pem(generate_key())}))
     with pytest.raises(MalformedMessage, match="not a public key in PEM form"):

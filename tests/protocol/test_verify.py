@@ -102,7 +102,7 @@ def test_a_key_under_the_id_of_another(case: Case) -> None:
 
 def test_revoked_key(case: Case) -> None:
     store = case.store.revoke(case.store.entries[0].key_id)
-    assert reason_of(replace(case, store=store)) == "key-not-valid"
+    assert reason_of(replace(case, store=store)) == "key-revoked"
 
 
 @pytest.mark.parametrize("days", [-11, 11])
