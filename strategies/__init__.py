@@ -1,5 +1,6 @@
 """Decisions: distances between tasks, co-training groups, partners. No I/O, no database."""
 
+from strategies.assign import Assignment, assign
 from strategies.bkld import bkld_matrix
 from strategies.excess import debiased, excess, sampling_variance, symmetrised
 from strategies.explain import Explanation, Neighbour
@@ -8,6 +9,7 @@ from strategies.measures import Measure, available, get, register
 from strategies.partners import Partner, partners
 
 __all__ = [
+    "Assignment",
     "Explanation",
     "Group",
     "Grouping",
@@ -15,6 +17,7 @@ __all__ = [
     "Measure",
     "Neighbour",
     "Partner",
+    "assign",
     "available",
     "bkld_matrix",
     "debiased",

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TypeVar
 
-import numpy as np
 from flwr.app import Message, MessageType, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from protocol.errors import ConfigError, FedprintError
+from strategies.members import Loss, Memory, Round
+from strategies.narrow_grid import NarrowGrid
+from strategies.replies import answers_of, losses
 
 T = TypeVar("T")
 Prepare = Callable[[RecordDict, int, Sequence[int]], RecordDict]
 
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 1800.0
 
-class GroupGrid(Grid):
+
+class GroupGrid(NarrowGrid):
     """Flower's grid, narrowed to the nodes of one group.
 
     Parameters
@@ -29,7 +33,8 @@ class GroupGrid(Grid):
     group : str
         Name of the group; stamped on every message as its group id.
     nodes : sequence of int
-        The group's nodes.
+        The group's nodes; replies are handed on in this order, so that a sum of floats does not
+        depend on who answered first.
     prepare : callable, optional
         Gives each training message its final content, from (content, its node, all nodes of the
         round): what a site must know about who else takes part.
@@ -37,11 +42,18 @@ class GroupGrid(Grid):
         Held by the group's thread; given up to the other groups while it waits for replies.
     weights : mapping of int to int, optional
         What each node must claim as ``num-examples``: a mean is the sites' only with true weights.
+    memory : Memory, optional
+        Keeps every training round. As long as it holds the next one, nothing is sent: the strategy
+        gets that round's nodes and replies, and so comes to the state that it was in.
+    patience : float
+        Seconds to wait for a first node of the group to be connected.
 
     Notes
     -----
     A training round whose replies do not all arrive is asked again of the nodes that did answer,
-    because `prepare` announced nodes that are gone. Lost nodes leave the group; `lost` says why.
+    because `prepare` announced nodes that are gone. A node that did not answer is admitted to the
+    next round again if it is connected by then, `members.CHANCES` times; one whose reply cannot be
+    averaged leaves for good. `lost` says who is out and why, `returned` who came back.
     """
 
     def __init__(
@@ -52,90 +64,125 @@ class GroupGrid(Grid):
         prepare: Prepare | None = None,
         turn: Lock | None = None,
         weights: Mapping[int, int] | None = None,
+        memory: Memory | None = None,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._grid, self.group, self._prepare = grid, group, prepare
-        self._turn, self._weights = turn, weights
-        self._nodes = dict.fromkeys(nodes)
-        self.lost: dict[int, str] = {}
-
-    def set_run(self, run: Run) -> None:
-        """Refuse: the run is the whole grid's."""
-        raise ConfigError("a group's grid takes its run from the whole grid")
+        super().__init__(grid, group, nodes, turn)
+        self._prepare, self._weights = prepare, weights or {}
+        self._memory, self._patience = memory, patience
+        self._ended = 0  # training rounds
+        self._next: Round | None = None
+        self._replaying = memory is not None
+        self._shown: set[int] = set()
+        self._shown_since: float | None = None
 
     @property
-    def run(self) -> Run:
-        """The run of the whole grid."""
-        return self._grid.run
+    def lost(self) -> dict[int, str]:
+        """Nodes that did not answer when last asked, with the reason."""
+        return self._members.lost
 
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a message as the whole grid does."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+    @property
+    def returned(self) -> dict[int, str]:
+        """Nodes that were lost and answered again later, with the reason of their last loss."""
+        return self._members.returned
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the group's nodes that are connected and not lost."""
-        return [node for node in self._grid.get_node_ids() if node in self._nodes]
+        """Return the group's nodes that are connected and admitted; wait until there is one.
 
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return the group's nodes with what Flower knows of them."""
-        return [info for info in self._grid.get_nodes() if info.node_id in self._nodes]
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send to nodes of the group.
+        Until the next messages are sent the list only grows: a strategy counts the nodes, then
+        waits for as many, and would wait for ever for one that left in between.
 
         Raises
         ------
-        ConfigError
-            If a message is for a node outside the group; none is sent then.
+        FedprintError
+            If no node was connected, or not as many as the strategy waits for, within the patience.
         """
-        return self._grid.push_messages(self._stamped(messages))
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Collect replies."""
-        return self._grid.pull_messages(message_ids)
+        if kept := self._recalled():
+            return list(kept.replies)
+        connected = self._connected()
+        now = time.monotonic()
+        if self._shown_since is None:
+            self._shown, self._shown_since = set(), now
+        elif now - self._shown_since > self._patience:
+            raise FedprintError(
+                f"the strategy of group {self.group} waits for more sites than the "
+                f"{len(connected)} that are connected: lower its minimum"
+            )
+        self._shown.update(connected)
+        return self._members.admitted(self._shown)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send to nodes of the group and wait; a broken training round is redone with the rest."""
         pending = self._stamped(messages)
-        if not pending or not _trains(pending[0]):
+        self._shown_since = None
+        if not pending or pending[0].metadata.message_type.split(".")[0] != MessageType.TRAIN:
             return self._await(pending, timeout)
-        while pending:
+        kept = self._recalled()
+        if kept:
+            for loss in kept.losses:
+                self._members.lose(loss)
+            ended, replies = kept, _replayed(pending, kept)
+        else:
+            ended, replies = self._round(pending, timeout)
+        self._members.end(ended)
+        self._ended += 1
+        self._next = None
+        return replies
+
+    def _recalled(self) -> Round | None:
+        """Return the next round if it is kept; once one is missing, all that follow are made."""
+        if self._memory and self._replaying and not self._next:
+            self._next = self._memory.recall(self._ended + 1)
+            if not self._next:
+                self._replaying = False
+        return self._next
+
+    def _round(
+        self, messages: Sequence[Message], timeout: float | None
+    ) -> tuple[Round, list[Message]]:
+        """Train one round until all that are asked answer."""
+        failures: list[Loss] = []
+        pending = list(messages)
+        while True:
             prepared = self._prepared(pending)
-            replies = self._await(prepared, timeout)
-            failed = self._failed(prepared, replies)
+            answers = answers_of(prepared, self._await(prepared, timeout))
+            failed = losses(prepared, answers, self._weights)
             if not failed:
-                return replies
-            for node, why in failed.items():
-                self.lost[node] = why
-                self._nodes.pop(node, None)
-            pending = [m for m in pending if m.metadata.dst_node_id not in failed]
-        raise FedprintError(f"group {self.group} has lost all its sites")
+                break
+            for loss in failed:
+                self._members.lose(loss)
+            failures += failed
+            gone = {loss.node for loss in failed}
+            pending = [m for m in pending if m.metadata.dst_node_id not in gone]
+            if not pending:  # all at once: more likely the network's fault than theirs
+                back = self._connected(m.metadata.dst_node_id for m in messages)
+                pending = [m for m in messages if m.metadata.dst_node_id in back]
+        replies = {node: answers[node] for node in self._members.nodes if node in answers}
+        ended = Round({node: reply.content for node, reply in replies.items()}, failures)
+        if self._memory:
+            self._memory.keep(self._ended + 1, ended)
+        return ended, list(replies.values())
 
-    def _await(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
-        if self._turn is None:
-            return list(self._grid.send_and_receive(messages, timeout=timeout))
-        self._turn.release()
-        try:
-            return list(self._grid.send_and_receive(messages, timeout=timeout))
-        finally:
-            self._turn.acquire()
-
-    def _stamped(self, messages: Iterable[Message]) -> list[Message]:
-        stamped = list(messages)
-        for message in stamped:
-            node = message.metadata.dst_node_id
-            if node not in self._nodes:
-                raise ConfigError(f"node {node} is not in group {self.group}: message refused")
-            message.metadata.group_id = f"{self.group}/{message.metadata.group_id}".rstrip("/")
-        return stamped
+    def _connected(self, among: Iterable[int] | None = None) -> list[int]:
+        """Return the admitted nodes that are connected, waiting until there is one."""
+        wanted = self._members.nodes if among is None else set(among)
+        deadline = time.monotonic() + self._patience
+        while True:
+            admitted = self._members.admitted(wanted)
+            if not admitted:
+                raise FedprintError(f"group {self.group} has lost all its sites")
+            with self.aside():
+                online = set(self._grid.get_node_ids())
+            if connected := [node for node in admitted if node in online]:
+                return connected
+            if time.monotonic() >= deadline:
+                raise FedprintError(
+                    f"no site of group {self.group} was connected for {self._patience:.0f} s"
+                )
+            with self.aside():
+                time.sleep(min(POLL_SECONDS, self._patience))
 
     def _prepared(self, messages: Sequence[Message]) -> list[Message]:
         """Return fresh messages (one that was sent cannot be sent again), each prepared."""
@@ -156,57 +203,15 @@ class GroupGrid(Grid):
             )
         return fresh
 
-    def _failed(self, messages: Sequence[Message], replies: Sequence[Message]) -> dict[int, str]:
-        """Return the nodes without a good reply; an error's own source id cannot be trusted."""
-        answers = {reply.metadata.reply_to_message_id: reply for reply in replies}
-        failed = {}
-        for message in messages:
-            reply = answers.get(message.metadata.message_id)
-            if reply is None:
-                failed[message.metadata.dst_node_id] = "did not answer in time"
-            elif reply.has_error():
-                failed[message.metadata.dst_node_id] = str(reply.error.reason or reply.error.code)
-            elif why := _unusable(message, reply, self._weights):
-                failed[message.metadata.dst_node_id] = why
-        return failed
 
-
-def _trains(message: Message) -> bool:
-    return message.metadata.message_type.split(".")[0] == MessageType.TRAIN
-
-
-def _unusable(message: Message, reply: Message, weights: Mapping[int, int] | None) -> str:
-    """Say why a site's arrays cannot be averaged with the others', nothing where they can.
-
-    They must have the names and shapes of those that were sent, and be finite: one site's NaN
-    would be everybody's.
-    """
-    sent, back = message.content, reply.content
-    expected = (weights or {}).get(message.metadata.dst_node_id)
-    if len(back.array_records) != len(sent.array_records) or len(back.metric_records) != 1:
-        return "sent other records than it should"
-    for record, arrays in sent.array_records.items():
-        replied = back.array_records.get(record)
-        if replied is None or set(replied) != set(arrays):
-            return "sent other arrays than it was given"
-        for name, array in arrays.items():
-            if tuple(replied[name].shape) != tuple(array.shape):
-                return f"sent {name} in another shape"
-            try:
-                values = replied[name].numpy()
-            except (ValueError, TypeError, EOFError):
-                return f"sent {name} as something that is no array"
-            if values.shape != tuple(array.shape) or values.dtype.kind != "f":
-                return f"sent {name} as something that is no such array"
-            if not np.isfinite(values).all():
-                return f"sent {name} with values that are not finite"
-    for metrics in back.metric_records.values():
-        weight = metrics.get("num-examples", 1)
-        if not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            return "sent a number of examples that is no weight"
-        if expected is not None and weight != expected:
-            return f"claims {weight} training images, but claimed {expected} before"
-    return ""
+def _replayed(messages: Sequence[Message], kept: Round) -> list[Message]:
+    """Return a kept round as replies, though a strategy that samples might not have asked all."""
+    first, to = messages[0], {m.metadata.dst_node_id: m for m in messages}
+    kind = first.metadata.message_type
+    return [
+        Message(content, reply_to=to.get(node) or Message(RecordDict(), node, kind))
+        for node, content in kept.replies.items()
+    ]
 
 
 def per_group(
@@ -215,6 +220,8 @@ def per_group(
     job: Callable[[GroupGrid, str], T],
     prepare: Callable[[str], Prepare | None] = lambda _group: None,
     weights: Mapping[int, int] | None = None,
+    memory: Callable[[str], Memory | None] = lambda _group: None,
+    patience: float = PATIENCE_SECONDS,
 ) -> dict[str, T]:
     """Run one job a group, side by side, each on a grid of its own.
 
@@ -232,6 +239,10 @@ def per_group(
     prepare : callable
         From the group's name to the `prepare` of its grid.
     weights : mapping of int to int, optional
+        See `GroupGrid`.
+    memory : callable
+        From the group's name to the `memory` of its grid.
+    patience : float
         See `GroupGrid`.
 
     Returns
@@ -253,7 +264,10 @@ def per_group(
 
     def in_turn(name: str) -> T:
         with turn:
-            return job(GroupGrid(grid, name, groups[name], prepare(name), turn, weights), name)
+            group_grid = GroupGrid(
+                *(grid, name, groups[name], prepare(name), turn, weights, memory(name), patience)
+            )
+            return job(group_grid, name)
 
     with ThreadPoolExecutor(max_workers=len(groups), thread_name_prefix="group") as pool:
         futures = {name: pool.submit(in_turn, name) for name in groups}

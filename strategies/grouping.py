@@ -147,7 +147,7 @@ def group(
         If a fingerprint was made by another spec.
     """
     options = options or GroupingOptions()
-    ordered = _by_content(fingerprints)
+    ordered = by_content(fingerprints)
     names = [f.site for f in ordered]
     if len(set(names)) < len(names):
         raise FedprintError("a site sent two fingerprints: keep one of each")
@@ -220,7 +220,7 @@ def find_groups(squared: FloatArray, options: GroupingOptions) -> tuple[Partitio
     return groups, linkage, cut
 
 
-def _by_content(fingerprints: Sequence[Fingerprint]) -> list[Fingerprint]:
+def by_content(fingerprints: Sequence[Fingerprint]) -> list[Fingerprint]:
     """Sort by what was counted, so that neither names nor order can break a tie or round a sum."""
 
     def content(f: Fingerprint) -> tuple[str, int, str]:

@@ -22,13 +22,23 @@ class Silent(Exception):
     """Raised by a node that never answers."""
 
 
+class Killed(BaseException):
+    """Raised when the coordinator dies: nothing of ours may catch it."""
+
+
 class FakeGrid(Grid):
-    """Answers at once; keeps every message that was sent."""
+    """Answers at once; keeps every message that was sent.
+
+    Nodes in `offline` are not listed, and Flower answers for them. Where `lives` is set, the
+    coordinator dies after so many answers; replies then trickle in one a pull.
+    """
 
     def __init__(self, nodes: Mapping[int, Node]) -> None:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
         self.nodes = dict(nodes)
         self.sent: list[Message] = []
+        self.offline: set[int] = set()
+        self.lives: int | None = None
         self._ids = itertools.count(1)
         self._run = Run.create_empty(1)
 
@@ -50,10 +60,10 @@ class FakeGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        return list(self.nodes)
+        return [node for node in self.nodes if node not in self.offline]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        return [NodeInfo(node_id=node) for node in self.nodes]
+        return [NodeInfo(node_id=node) for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
@@ -66,16 +76,25 @@ class FakeGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         wanted = set(message_ids)
-        replies = [self._reply(m) for m in self.sent if m.metadata.message_id in wanted]
+        asked = [m for m in self.sent if m.metadata.message_id in wanted]
+        replies = [self._reply(m) for m in (asked if self.lives is None else asked[:1])]
         return [reply for reply in replies if reply is not None]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        return self.pull_messages(self.push_messages(messages))
+        wanted = set(self.push_messages(messages))
+        replies = [self._reply(m) for m in self.sent if m.metadata.message_id in wanted]
+        return [reply for reply in replies if reply is not None]
 
     def _reply(self, message: Message) -> Message | None:
+        if self.lives is not None:
+            if self.lives <= 0:
+                raise Killed
+            self.lives -= 1
         try:
+            if message.metadata.dst_node_id in self.offline:
+                raise Dead
             return Message(self.nodes[message.metadata.dst_node_id](message), reply_to=message)
         except Silent:
             return None

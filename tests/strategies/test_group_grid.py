@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,12 @@ from numpy.typing import NDArray
 from protocol.errors import ConfigError, FedprintError
 from protocol.sharing import GroupPlan, row_name, scale_rows
 from protocol.taskcard import ClassCard, TaskCard
+from strategies import group_grid
 from strategies.cotrain import plan_group, row_factors
 from strategies.flower import strategy_maker
 from strategies.group_grid import GroupGrid, Prepare, per_group
-from tests.strategies.fake_grid import Dead, FakeGrid, Node, Silent
+from strategies.members import Round
+from tests.strategies.fake_grid import Dead, FakeGrid, Killed, Node, Silent
 
 EXAMPLES = {1: 10, 2: 30, 3: 60, 4: 100, 5: 20, 6: 40}
 TARGET = {n: np.array([n, -n], np.float32) for n in EXAMPLES}
@@ -205,7 +208,7 @@ def test_a_round_that_lost_a_node_is_redone_with_the_rest(
 ) -> None:
     numbers, rest = [1, 2, 3, 4], [1, 2, 3]
     plan = plan_for(numbers)
-    grid = make_grid(broken={(4, 1): failure})
+    grid = make_grid(broken={(4, r): failure for r in (1, 2, 3)})
     seen = GroupGrid(grid, "g", numbers, factors_for(plan))
     found = run(strategy_maker(name).make(), seen)
 
@@ -216,7 +219,8 @@ def test_a_round_that_lost_a_node_is_redone_with_the_rest(
     assert seen.lost == {4: "node is gone" if failure is Dead else "did not answer in time"}
     assert list(seen.get_node_ids()) == rest
     assert [m.metadata.dst_node_id for m in grid.sent[:4]] != [4] * 4
-    assert len(grid.sent) == 4 + 3 + 2 * 3
+    assert len(grid.sent) == 3 * (4 + 3)  # it has a chance in each round, and no fourth one
+    assert seen.returned == {}
 
 
 @pytest.mark.parametrize("failure", [Dead, Silent])
@@ -225,7 +229,7 @@ def test_a_node_lost_in_the_second_round_changes_only_what_follows(
 ) -> None:
     numbers, rest = [1, 2, 3, 4], [1, 2, 3]
     plan = plan_for(numbers)
-    grid = make_grid(broken={(4, 2): failure, (3, 3): failure})
+    grid = make_grid(broken={(4, 2): failure, (4, 3): failure, (3, 3): failure})
     seen = GroupGrid(grid, "g", numbers, factors_for(plan))
     found = run(fedavg(), seen, rounds=3)
 
@@ -249,6 +253,189 @@ def test_a_group_that_lost_all_its_sites_is_an_error() -> None:
     with pytest.raises(FedprintError, match=r"^group north has lost all its sites$"):
         run(fedavg(), seen)
     assert seen.lost == {1: "node is gone", 2: "did not answer in time"}
+
+
+@pytest.mark.parametrize("failure", [Dead, Silent])
+def test_a_lost_node_is_admitted_to_the_next_round(failure: type[Exception]) -> None:
+    grid = make_grid([1, 2, 3], broken={(3, 1): failure})
+    seen = GroupGrid(grid, "g", [1, 2, 3])
+    run(fedavg(), seen)
+    assert [m.metadata.dst_node_id for m in grid.sent].count(3) == 3
+    assert len(grid.sent) == 3 + 2 + 3 + 3
+    assert seen.lost == {}
+    assert seen.returned == {3: "node is gone" if failure is Dead else "did not answer in time"}
+
+
+def test_a_node_that_is_not_connected_costs_no_round() -> None:
+    grid = make_grid([1, 2, 3])
+    grid.offline = {2}
+    seen = GroupGrid(grid, "g", [1, 2, 3])
+    found = run(fedavg(), seen, rounds=1)
+    rest = run(fedavg(), GroupGrid(make_grid(), "g", [1, 3]), rounds=1)
+    np.testing.assert_array_equal(found["body.weight"], rest["body.weight"])
+    assert len(grid.sent) == 2
+    assert seen.lost == {}
+
+
+def test_a_group_without_any_connected_node_is_an_error_after_a_while() -> None:
+    grid = make_grid([1, 2, 3])
+    grid.offline = {1, 2}
+    seen = GroupGrid(grid, "north", [1, 2], patience=0.05)
+    with pytest.raises(FedprintError, match=r"^no site of group north was connected for 0 s$"):
+        run(fedavg(), seen)
+    assert grid.sent == []
+
+
+def test_a_strategy_that_waits_for_more_nodes_than_there_are_is_an_error() -> None:
+    seen = GroupGrid(make_grid([1, 2]), "north", [1, 2, 3], patience=0.05)
+    expected = (
+        r"^the strategy of group north waits for more sites than the 2 that are connected: "
+        r"lower its minimum$"
+    )
+    with pytest.raises(FedprintError, match=expected):
+        run(stock.FedAvg(min_available_nodes=3), seen)
+
+
+def test_a_node_that_leaves_while_a_strategy_counts_is_asked_all_the_same() -> None:
+    grid = make_grid([1, 2, 3])
+    seen = GroupGrid(grid, "g", [3, 1, 2])
+    assert seen.get_node_ids() == [3, 1, 2]
+    grid.offline = {1}
+    assert seen.get_node_ids() == [3, 1, 2]  # a strategy waits for as many as it counted
+    seen.send_and_receive([])
+    assert seen.get_node_ids() == [3, 2]
+
+
+def test_a_round_that_all_nodes_failed_is_redone_when_they_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Restarted(FakeGrid):
+        """Forgets a round's messages, and shows nobody until it was asked often enough."""
+
+        looks = 0
+
+        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
+            asked = list(messages)
+            if asked and len(self.sent) == 3:  # the second round
+                self.offline, self.looks = {1, 2, 3}, 5
+            return super().send_and_receive(asked, timeout=timeout)
+
+        def get_node_ids(self) -> Any:
+            self.looks -= 1
+            if self.looks == 0:
+                self.offline = {2}  # one does not come back at once
+            return super().get_node_ids()
+
+    monkeypatch.setattr(group_grid, "POLL_SECONDS", 0.001)
+    grid = Restarted({n: node(n) for n in (1, 2, 3)})
+    seen = GroupGrid(grid, "g", [1, 2, 3], factors_for(plan_for([1, 2, 3])))
+    run(fedavg(), seen)
+    rounds = [m.content["config"]["server-round"] for m in grid.sent]  # type: ignore[index]
+    assert [rounds.count(n) for n in (1, 2, 3)] == [3, 3 + 2, 2]
+    assert seen.lost == {2: "node is gone"}
+    assert seen.returned == {1: "node is gone", 3: "node is gone"}
+
+
+class Notes:
+    """Keeps rounds in memory; an interrupted coordinator loses everything but these."""
+
+    def __init__(self) -> None:
+        self.rounds: dict[int, Round] = {}
+        self.dies_after = 0
+
+    def recall(self, number: int) -> Round | None:
+        return self.rounds.get(number)
+
+    def keep(self, number: int, ended: Round) -> None:
+        self.rounds[number] = ended
+        if number == self.dies_after:
+            raise Killed
+
+
+STATEFUL = ("fedavg", "fedprox", "fedadam", "fedyogi", "fedmedian", "fedavgm", "fedadagrad")
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_killed_coordinator_ends_with_the_very_same_arrays(name: str, after: int) -> None:
+    numbers, broken = [1, 2, 3, 4], {(2, 2): Dead, (4, 3): Silent}
+    plan = plan_for(numbers)
+
+    def group(grid: FakeGrid, memory: Notes | None) -> GroupGrid:
+        return GroupGrid(grid, "g", numbers, factors_for(plan), memory=memory)
+
+    whole = group(make_grid(broken=broken), None)
+    expected = run(strategy_maker(name).make(), whole, rounds=4)
+
+    notes, first, second = Notes(), make_grid(broken=broken), make_grid(broken=broken)
+    notes.dies_after = after
+    with pytest.raises(Killed):
+        run(strategy_maker(name).make(), group(first, notes), rounds=4)
+    notes.dies_after = 0
+    resumed = group(second, notes)
+    found = run(strategy_maker(name).make(), resumed, rounds=4)
+    for array, value in expected.items():
+        np.testing.assert_array_equal(found[array], value)
+    again = {m.content["config"]["server-round"] for m in second.sent}  # type: ignore[index]
+    assert again == set(range(after + 1, 5))
+    assert resumed.lost == whole.lost == {}
+    assert resumed.returned == whole.returned == {2: "node is gone", 4: "did not answer in time"}
+
+
+def test_who_was_lost_for_good_stays_out_of_a_resumed_run() -> None:
+    def spoilt(message: Message) -> RecordDict:
+        return RecordDict({"arrays": ArrayRecord(), "metrics": MetricRecord({"num-examples": 1})})
+
+    notes, numbers = Notes(), [1, 2, 3]
+    grids = [FakeGrid({1: node(1), 2: spoilt, 3: node(3)}) for _ in range(2)]
+    run(fedavg(), GroupGrid(grids[0], "g", numbers, memory=notes), rounds=2)
+    resumed = GroupGrid(grids[1], "g", numbers, memory=notes)
+    run(fedavg(), resumed, rounds=3)
+    assert resumed.lost == {2: "sent other arrays than it was given"}
+    assert [m.metadata.dst_node_id for m in grids[1].sent] in ([1, 3], [3, 1])
+
+
+def test_a_missing_round_makes_those_after_it_again() -> None:
+    notes, numbers = Notes(), [1, 2]
+    run(fedavg(), GroupGrid(make_grid(), "g", numbers, memory=notes), rounds=4)
+    del notes.rounds[2]
+    grid, prepare = make_grid(), factors_for(plan_for(numbers))
+    run(fedavg(), GroupGrid(grid, "g", numbers, prepare, memory=notes), rounds=4)
+    rounds = [m.content["config"]["server-round"] for m in grid.sent]  # type: ignore[index]
+    assert sorted(rounds) == [2, 2, 3, 3, 4, 4]
+
+
+def test_a_strategy_that_samples_gets_the_replies_that_it_got() -> None:
+    def make() -> Strategy:
+        return stock.FedAvg(0.5, 0.0, 1, 0, 1)
+
+    notes, numbers = Notes(), [1, 2, 3, 4]
+    expected = run(make(), GroupGrid(make_grid(), "g", numbers, memory=notes))
+    grid = make_grid()
+    found = run(make(), GroupGrid(grid, "g", numbers, memory=notes))
+    assert grid.sent == []
+    np.testing.assert_array_equal(found["body.weight"], expected["body.weight"])
+
+
+def test_replies_are_averaged_in_the_groups_order_whoever_comes_first() -> None:
+    class Shuffled(FakeGrid):
+        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
+            return list(super().send_and_receive(messages, timeout=timeout))[::-1]
+
+    seen = GroupGrid(Shuffled({n: node(n) for n in EXAMPLES}), "g", [5, 2, 4, 1])
+    content = RecordDict({"config": ConfigRecord({"server-round": 1}), "arrays": start()})
+    replies = seen.send_and_receive([Message(content, n, MessageType.TRAIN) for n in (1, 2, 4, 5)])
+    assert [reply.metadata.src_node_id for reply in replies] == [5, 2, 4, 1]
+
+
+def test_other_groups_compute_while_one_stands_aside() -> None:
+    turn = threading.Lock()
+    seen = GroupGrid(make_grid(), "g", [1], turn=turn)
+    with turn:
+        with seen.aside():
+            assert turn.acquire(blocking=False)
+            turn.release()
+        assert turn.locked()
 
 
 def test_an_evaluation_is_not_asked_again() -> None:
