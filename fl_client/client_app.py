@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_client.plugin import add_fingerprinting, answering, current_site, device_name, site_policy
-from fl_client.policy import gate
+from fl_client.plugin import add_fingerprinting, answering, site_gate
 from protocol.errors import MalformedMessage
 from protocol.orders import Order, order_from_config
 from protocol.sharing import Arrays
@@ -20,13 +20,14 @@ _learners: dict[tuple[str, ...], Any] = {}
 
 def _learner(context: Context, order: Order) -> Any:
     """Return this site's learner; its data and features are loaded once a process."""
-    from fl_client.learner import Learner
-
-    site, device = current_site(context), device_name(context)
+    gate = site_gate(context, keep_features=True)
+    # the order came from outside: the gate stands before weights and images alike
+    gate.admit(order.spec, order.run, order.arm)
+    site, device = gate.site, gate.device
     key = (str(site.folder), order.spec.digest, order.recipe, str(device), str(order.seed))
     if key not in _learners:
-        # the order's spec came from outside: the gate stands before weights and images alike
-        gate(site_policy(context), order.spec, site)
+        from fl_client.learner import Learner
+
         _learners[key] = Learner(site, order.spec, order.recipe, device, order.seed)
     return _learners[key]
 
@@ -63,6 +64,15 @@ def train_alone(message: Message, context: Context) -> RecordDict:
     return RecordDict({"metrics": MetricRecord({**scores, "num-examples": learner.examples})})
 
 
+@app.train("join")
+@answering
+def join(message: Message, context: Context) -> RecordDict:
+    """Train with the whole budget from a finished group's model; only scores and choice leave."""
+    order = _order(message)
+    learner = _learner(context, order)
+    return _judged(learner, order, learner.train_join(order, _arrays(message)))
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round of the group's federation."""
@@ -80,7 +90,11 @@ def evaluate(message: Message, context: Context) -> RecordDict:
     """Score the group's final model here; where asked, decide which model the site keeps."""
     order = _order(message)
     learner = _learner(context, order)
-    scores = learner.finish(order, _arrays(message))
+    return _judged(learner, order, learner.finish(order, _arrays(message)))
+
+
+def _judged(learner: Any, order: Order, scores: Mapping[str, float]) -> RecordDict:
+    """Return what a model scored and, where asked, whether the site keeps it."""
     metrics: dict[str, int | float | list[int] | list[float]] = dict(scores)
     if order.guard_against:
         metrics["keeps-group"] = int(learner.decide(order, order.guard_against))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_client import spec_commands
+from fl_client import site_commands, spec_commands
 from fl_client.options import BatchSize, Device, JsonFile, Workers, require_writable
 from fl_client.spec_commands import spec_json
 from protocol.files import atomic_json, atomic_write
 from protocol.spec import Spec, check_same, load_spec
 
 if TYPE_CHECKING:
-    from protocol.keys import SigningKey
+    from protocol.keys import Signer
 
 # torch, timm and Pillow are imported inside the commands: `--help` and `spec list` start at once
 
@@ -24,6 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add the site's commands to the command line."""
     app.command("fingerprint")(fingerprint)
     spec_commands.register(app)
+    site_commands.register(app)
 
 
 def fingerprint(
@@ -46,12 +46,11 @@ def fingerprint(
     Example: fedprint fingerprint hospitals/north --spec lite0-100 --out prints
     """
     chosen = load_spec(spec).require_ready()
-    signing = _signing_key(key)
+    signing = _signer(key)
     from fl_client.extract import extract
     from fl_client.policy import gate, local_policy
     from fl_client.release import make_release
     from fl_client.site import read_site
-    from protocol.keys import key_id, public_pem
 
     site, policy = read_site(folder, name=name or None), local_policy()
     gate(policy, chosen, site)  # before the work, and again when it is released
@@ -76,7 +75,7 @@ def fingerprint(
                 "images": len(site.images),
                 "patients": site.patients,
                 "spec": {"name": chosen.name, "digest": chosen.digest},
-                "key_id": key_id(public_pem(signing)),
+                "key_id": signing.public_key.keyid,
                 "views": result.views,
                 "seconds": result.seconds,
                 "images_per_second": rate,
@@ -89,11 +88,11 @@ def fingerprint(
     )
 
 
-def _signing_key(path: Path | None) -> SigningKey:
-    from protocol.keys import load_private_key, user_key
+def _signer(path: Path | None) -> Signer:
+    from fl_client.site_keys import open_signer
+    from protocol.keys import signer, user_key
 
-    secret = os.environ.get("FEDPRINT_KEY_PASSPHRASE")
-    return load_private_key(path, secret) if path is not None else user_key()
+    return signer(user_key()) if path is None else open_signer(path)
 
 
 def _check_out(out: Path, spec: Spec) -> None:

@@ -9,6 +9,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from fl_client.data_digest import known_digest
 from fl_client.device import choose_device
 from fl_client.extract import BATCH_SIZE, extract
 from fl_client.site import Site
@@ -51,7 +52,7 @@ def cached_features(
     """
     spec.require_ready()
     place = choose_device(device)
-    key = sha256_hex(f"{spec.digest} {site.data_digest} {place.type} {batch_size}".encode())
+    key = sha256_hex(f"{spec.digest} {known_digest(site)} {place.type} {batch_size}".encode())
     path = site.state / "features" / f"{key[:32]}.safetensors"
     cached = _read(path, len(site.images), spec)
     if cached is not None:

@@ -106,6 +106,15 @@ class Learner:
         model = self._trained(order, self.start(order.seed))
         return self._keep(order, model)
 
+    def train_join(self, order: Order, arrays: Arrays) -> Scores:
+        """Train with the whole budget from a finished group's arrays, keep the model, score it.
+
+        The group is not trained again, so nothing goes back; head rows that it does not share start
+        as they do alone.
+        """
+        own = {name: row for name, row in self._rows(order.seed).items() if name not in arrays}
+        return self._keep(order, self._trained(order, arrays | own))
+
     def train_round(self, order: Order, arrays: Arrays) -> Arrays:
         """Train one round on what the group shares; return what goes back."""
         models = RunModels(self.site, order.run, order.arm)

@@ -12,6 +12,9 @@ from protocol.errors import ConfigError, PolicyError, one_line
 from protocol.files import canonical_json, sha256_hex
 from protocol.spec import Spec, list_specs
 
+AWAITING = "awaiting-approval"
+"""Reason code of a request that only lacks a person's approval."""
+
 
 class Policy(BaseModel):
     """What a site lets go, and under which conditions.
@@ -29,9 +32,11 @@ class Policy(BaseModel):
     max_bins : int or None
         Most bins of a spec.
     automatic : bool
-        Whether releases go without a person; otherwise only specs in `approved` go.
+        Whether releases go without a person; otherwise a person at the site approves each first.
     approved : list of str
-        Digests of the specs whose fingerprint a person approved.
+        Digests of specs whose fingerprint goes without asking all the same.
+    training : bool
+        Whether the site takes part in training too; otherwise it gives fingerprints only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +48,11 @@ class Policy(BaseModel):
     max_bins: int | None = Field(default=None, ge=2)
     automatic: bool = False
     approved: list[str] = []
+    training: bool = True
+
+    def waits(self, spec: Spec) -> bool:
+        """Tell whether a person must approve the fingerprint of a spec before it goes."""
+        return not self.automatic and spec.digest not in self.approved
 
     @property
     def digest(self) -> str:
@@ -76,14 +86,25 @@ def load_policy(path: Path | str) -> Policy:
         raise ConfigError(f"release policy {path}: {one_line(error)}") from error
 
 
-def gate(policy: Policy, spec: Spec, site: Site) -> None:
-    """Let a plain release of a site's fingerprint pass, or refuse it.
+def gate(policy: Policy, spec: Spec, site: Site, *, approved: bool = False) -> None:
+    """Let a plain release of a site's fingerprint pass, or refuse it; no image is opened.
+
+    Parameters
+    ----------
+    policy : Policy
+        The site's.
+    spec : Spec
+        What is asked for.
+    site : Site
+        The site.
+    approved : bool
+        Whether a person approved it, so that only the rest of the policy is asked.
 
     Raises
     ------
     PolicyError
         With reason ``spec-not-ready``, ``spec-not-allowed``, ``too-many-bins``,
-        ``too-few-images``, ``too-few-patients`` or ``approval-needed``.
+        ``too-few-images``, ``too-few-patients`` or, last of all, ``awaiting-approval``.
     """
     images = len(site.images)
     patients = site.patients if site.patients is not None else images
@@ -111,10 +132,10 @@ def gate(policy: Policy, spec: Spec, site: Site) -> None:
             f"site {site.name} has {patients} patients, at least {policy.min_patients} are needed",
         ),
         (
-            not policy.automatic and spec.digest not in policy.approved,
-            "approval-needed",
-            f"a person must approve spec {spec.name} first: look at the counts, then add its "
-            f"digest {spec.digest} to approved",
+            policy.waits(spec) and not approved,
+            AWAITING,
+            f"a person at site {site.name} must approve spec {spec.name} first "
+            "(fedprint site preview, then fedprint site approve)",
         ),
     )
     for refused, reason, message in refusals:

@@ -83,17 +83,26 @@ def read_subfolders(folder: Path) -> list[Row]:
     ]
 
 
-def read_manifest(folder: Path, manifest: str) -> list[Row]:
+def read_manifest(folder: Path, manifest: str, named_in: Path) -> list[Row]:
     """List the images of a site's CSV manifest (columns path, label, subject_id and maybe split).
+
+    Parameters
+    ----------
+    folder : Path
+        Where the data lie: what the manifest and its rows are relative to, and must not leave.
+    manifest : str
+        The manifest.
+    named_in : Path
+        The ``site.toml`` that names it.
 
     Raises
     ------
     DataError
         If the table cannot be read, lacks columns, or a row cannot be used.
     """
-    table = _inside(folder, manifest, f"{folder / 'site.toml'}: manifest")
+    table = _inside(folder, manifest, f"{named_in}: manifest")
     if not table.is_file():
-        raise DataError(f"manifest {table} does not exist: create it or correct site.toml")
+        raise DataError(f"manifest {table} does not exist: create it or correct {named_in}")
     rows: dict[Path, Row] = {}
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -175,20 +184,20 @@ def _check_splits(table: Path, rows: list[Row]) -> None:
             )
 
 
-def read_arrays(folder: Path, npz: str) -> list[Row]:
+def read_arrays(folder: Path, npz: str, named_in: Path) -> list[Row]:
     """List the images of an npz file with MedMNIST's keys (``train_images``, ``train_labels``, …).
 
     The arrays are spilled to a nameless temporary file and memory-mapped, so that memory does not
-    grow with the number of images.
+    grow with the number of images. The parameters are those of `read_manifest`.
 
     Raises
     ------
     DataError
         If keys are missing, or arrays do not fit each other.
     """
-    path = _inside(folder, npz, f"{folder / 'site.toml'}: npz")
+    path = _inside(folder, npz, f"{named_in}: npz")
     if not path.is_file():
-        raise DataError(f"npz file {path} does not exist: create it or correct site.toml")
+        raise DataError(f"npz file {path} does not exist: create it or correct {named_in}")
     try:
         with zipfile.ZipFile(path) as archive:
             keys = {name.removesuffix(".npy") for name in archive.namelist()}

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import ValidationError
 
 from fl_client.images import Pixels, array_to_rgb, read_image
 from fl_client.readers import Row, read_arrays, read_manifest, read_subfolders
+from fl_client.site_file import SITE_FILE, SiteFile, TaskTable, read_site_file
 from protocol.errors import DataError, one_line
 from protocol.names import check_site_name
 from protocol.taskcard import ClassCard, TaskCard
-
-STATE = ".fedprint"
-"""Folder inside a site's folder for what fedprint itself keeps there; readers ignore it."""
-
-_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +70,7 @@ class Site:
     name : str
         Name of the site.
     folder : Path
-        Where its images lie.
+        The site's folder; its images lie there, or where its ``site.toml`` says.
     card : TaskCard
         Public description of its task.
     images : list of ImageItem
@@ -110,31 +104,6 @@ class Site:
         return hashlib.sha256(b"".join(item.content_digest() for item in self.images)).hexdigest()
 
 
-class _Task(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    name: _Name | None = None
-    modality: str = ""
-    anatomy: str = ""
-    keywords: list[str] = []
-    objective: _Name = "classification"
-    codes: dict[str, str] = {}
-
-
-class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    manifest: _Name | None = None
-    npz: _Name | None = None
-
-
-class _SiteFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    task: _Task = _Task()
-    data: _Data = _Data()
-
-
 def read_site(
     folder: Path | str, state: Path | str | None = None, *, name: str | None = None
 ) -> Site:
@@ -142,16 +111,18 @@ def read_site(
 
     Either class subfolders of images (``FOLDER/<class>/*.png``), or ``site.toml`` that names a
     manifest (a CSV file with columns path, label, subject_id and, if wanted, split) or an npz file
-    with MedMNIST's keys. No image is decoded yet.
+    with MedMNIST's keys. All of these lie in the folder itself, or in the one that ``site.toml``
+    names as its data folder. No image is decoded yet.
 
     Parameters
     ----------
     folder : Path or str
         The site's folder. Hidden files and ``.fedprint`` are ignored.
     state : Path or str, optional
-        Where to keep what fedprint keeps at the site; default ``FOLDER/.fedprint``.
+        Where to keep what fedprint keeps at the site; by default where ``site.toml`` says, else
+        in ``FOLDER/.fedprint``.
     name : str, optional
-        Name of the site; default the folder's name.
+        Name of the site; by default the one in ``site.toml``, else the folder's name.
 
     Returns
     -------
@@ -166,53 +137,57 @@ def read_site(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"site folder {folder} does not exist or is no folder")
-    name = check_site_name(name if name is not None else folder.resolve().name)
-    described = _read_site_file(folder / "site.toml")
-    rows, has_subjects = _read_rows(folder, described.data)
+    described = read_site_file(folder / SITE_FILE)
+    name = check_site_name(name or described.site.name or folder.resolve().name)
+    rows, has_subjects = _read_rows(folder, described)
     classes = sorted({row.label for row in rows}, key=_natural)
     index = {label: number for number, label in enumerate(classes)}
     images = [ImageItem(r.path, index[r.label], r.subject, r.split, r.array) for r in rows]
     return Site(
         name=name,
         folder=folder,
-        card=_card(described.task, name, classes, folder / "site.toml"),
+        card=_card(described.task, name, classes, folder / SITE_FILE),
         images=images,
-        state=Path(state) if state is not None else folder / STATE,
+        state=Path(state) if state is not None else described.state_folder(folder),
         has_subjects=has_subjects,
     )
 
 
-def _read_rows(folder: Path, data: _Data) -> tuple[list[Row], bool]:
+def site_stamp(folder: Path) -> object:
+    """Return a stamp of the files that describe a site: it differs when one of them changes.
+
+    That is ``site.toml`` and the manifest or npz file that it names. Images are no part of it:
+    whatever depends on them goes by their digests.
+    """
+    described = read_site_file(folder / SITE_FILE)
+    root = described.data_folder(folder)
+    paths = [root / name for name in (described.data.manifest, described.data.npz) if name]
+    return tuple(_changed(path) for path in [folder / SITE_FILE, *paths])
+
+
+def _changed(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
+
+
+def _read_rows(folder: Path, described: SiteFile) -> tuple[list[Row], bool]:
+    data, where = described.data, folder / SITE_FILE
+    root = described.data_folder(folder)
+    if not root.is_dir():
+        raise DataError(f"{where}: data folder {root} does not exist or is no folder: correct it")
     if data.manifest and data.npz:
-        raise DataError(f"{folder / 'site.toml'}: [data] names both manifest and npz, keep one")
+        raise DataError(f"{where}: [data] names both manifest and npz, keep one")
     if data.manifest:
-        return read_manifest(folder, data.manifest), True
+        return read_manifest(root, data.manifest, where), True
     if data.npz:
-        return read_arrays(folder, data.npz), False
-    return read_subfolders(folder), False
+        return read_arrays(root, data.npz, where), False
+    return read_subfolders(root), False
 
 
-def _read_site_file(path: Path) -> _SiteFile:
-    if not path.exists():
-        return _SiteFile()
-    try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"{path} is not readable TOML ({error}): correct it") from error
-    try:
-        return _SiteFile.model_validate(content)
-    except ValidationError as error:
-        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
-        if unknown:
-            key = ".".join(str(part) for part in unknown[0])
-            raise DataError(
-                f"{path}: unknown key {key!r}; [task] takes name, modality, anatomy, keywords, "
-                "objective and codes, [data] takes manifest or npz"
-            ) from error
-        raise DataError(f"{path}: {one_line(error)}") from error
-
-
-def _card(task: _Task, name: str, classes: list[str], where: Path) -> TaskCard:
+def _card(task: TaskTable, name: str, classes: list[str], where: Path) -> TaskCard:
     try:
         return TaskCard(
             name=task.name or name,

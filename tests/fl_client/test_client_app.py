@@ -14,8 +14,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from fl_client import client_app
 from fl_client.policy import Policy
 from protocol.errors import MalformedMessage
+from protocol.keys import generate_key, save_private_key
 from protocol.orders import Order
-from protocol.records import refusal
+from protocol.records import from_reply, refusal, release_request
 from protocol.sharing import BODY, HIDDEN, Arrays, initial_adapter, initial_rows, row_name
 from protocol.spec import Spec
 
@@ -34,11 +35,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("sites") / "north", {"brain": 12, "lung": 12})
 
 
+AUTOMATIC = 'specs = ["*"]\nmin_images = 2\nautomatic = true\n'
+
+
 def ask(
-    folder: Path, kind: str, config: dict[str, object] | None, arrays: Arrays | None = None
+    folder: Path,
+    kind: str,
+    config: dict[str, object] | None,
+    arrays: Arrays | None = None,
+    *,
+    content: RecordDict | None = None,
+    policy_text: str = AUTOMATIC,
+    **own: str,
 ) -> RecordDict:
     """Ask the site and return its answer."""
-    content = RecordDict()
+    content = content or RecordDict()
     if config is not None:
         content["config"] = ConfigRecord(config)  # type: ignore[arg-type]
     if arrays is not None:
@@ -46,9 +57,9 @@ def ask(
     message = Message(content, dst_node_id=1, message_type=kind)
     message.metadata.__dict__["_message_id"] = "m1"
     policy = folder.parent / "policy.toml"
-    policy.write_text('specs = ["*"]\nmin_images = 2\nautomatic = true\n')
-    own = {"site": str(folder), "policy": str(policy), "device": "cpu"}
-    context = Context(1, 1, own, RecordDict(), {})
+    policy.write_text(policy_text)
+    own = {"site": str(folder), "policy": str(policy), "device": "cpu"} | own
+    context = Context(1, 1, {**own}, RecordDict(), {})
     reply = client_app.app(message, context)
     assert reply.metadata.reply_to_message_id == "m1"
     return reply.content
@@ -91,6 +102,21 @@ def test_alone_then_a_round_then_the_choice(folder: Path, spec: Spec) -> None:
     plain = ask(folder, MessageType.EVALUATE, config_for(spec), arrays)
     assert "keeps-group" not in plain.metric_records["metrics"]
     assert not plain.array_records
+
+
+def test_who_joins_answers_with_scores_and_its_choice_only(folder: Path, spec: Spec) -> None:
+    ask(folder, f"{MessageType.TRAIN}.alone", config_for(spec, run="join", arm="alone"))
+    start = initial_adapter(512, 0) | initial_rows(["brain"], HIDDEN, 0)
+    config = config_for(spec, run="join", epochs=2, guard_against="alone")
+    answer = ask(folder, f"{MessageType.TRAIN}.join", config, start)
+    assert not answer.array_records
+    metrics = answer.metric_records["metrics"]
+    assert metrics["keeps-group"] in (0, 1)
+    assert {"val_loss", "test_balanced_accuracy", "num-examples"} <= metrics.keys()
+    assert refusal(ask(folder, f"{MessageType.TRAIN}.join", config)) == (
+        "malformed-message",
+        "the message holds no record 'arrays'",
+    )
 
 
 def test_the_backbone_is_sent_where_a_group_fine_tunes(folder: Path, spec: Spec) -> None:
@@ -137,9 +163,76 @@ def test_a_training_order_passes_the_gate_before_anything_is_read(
     folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = Policy(specs=["lite0-100"], min_images=1, automatic=True)
-    monkeypatch.setattr(client_app, "site_policy", lambda _context: closed)
+    monkeypatch.setattr("fl_client.plugin.site_policy", lambda _context: closed)
     secret = spec.weights.model_copy(update={"source": "file:/home/site/secret.pt"})
     stolen = spec.model_copy(update={"name": "lite0-100", "weights": secret})
     answer = refusal(ask(folder, "query.body", config_for(stolen, recipe="fine-tune")))
     assert answer is not None
     assert answer[0] == "spec-not-allowed"
+
+
+def test_a_fingerprint_goes_once_and_is_sent_again(
+    tmp_path: Path, spec: Spec, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_classes(tmp_path / "north", {"brain": 3, "lung": 2})
+    key, state = tmp_path / "key.pem", tmp_path / "state"
+    save_private_key(key, generate_key())
+    own = {"key": str(key), "state": str(state)}
+    kind, requests = "query.fingerprint", [release_request(r, "n" * 64, spec) for r in "12"]
+    replies = [from_reply(ask(folder, kind, None, content=r, **own)) for r in requests]
+    assert replies[0].site == "north"
+    assert replies[0][1:3] == replies[1][1:3]
+    assert replies[0].binding != replies[1].binding
+    assert not (folder / ".fedprint").exists()
+    (state / "history.jsonl").unlink()
+    (state / "history.jsonl").mkdir()
+    unrecorded = ask(
+        folder, "query.fingerprint", None, content=release_request("run-3", "n", spec), **own
+    )
+    assert refusal(unrecorded) == (
+        "not-recorded",
+        "the site's state folder cannot be written (Is a directory): what is not recorded is not "
+        "released",
+    )
+    assert "fedprint | refused | site=north run=1 reason=not-recorded | the site's" in caplog.text
+
+
+def test_approve_first_holds_for_fingerprints_and_training(tmp_path: Path, spec: Spec) -> None:
+    folder = write_classes(tmp_path / "north", {"brain": 3, "lung": 2})
+    waiting = 'specs = ["*"]\nmin_images = 2\n'
+    asked = (
+        ("query.fingerprint", None, release_request("run-1", "n" * 64, spec)),
+        (f"{MessageType.TRAIN}.alone", config_for(spec), None),
+    )
+    for kind, config, content in asked:
+        answer = refusal(ask(folder, kind, config, content=content, policy_text=waiting))
+        assert answer == (
+            "awaiting-approval",
+            "site policy: a person at site north must approve spec tiny first (fedprint site "
+            "preview, then fedprint site approve)",
+        )
+    assert len(list((folder / ".fedprint" / "requests").iterdir())) == 1
+    by_digest = f'{waiting}approved = ["{spec.digest}"]\n'
+    content = release_request("run-1", "n" * 64, spec)
+    assert from_reply(
+        ask(folder, "query.fingerprint", None, content=content, policy_text=by_digest)
+    ).payload
+    only = refusal(
+        ask(
+            folder,
+            f"{MessageType.TRAIN}.alone",
+            config_for(spec),
+            policy_text=f"{AUTOMATIC}training = false\n",
+        )
+    )
+    assert only == ("training-not-allowed", "site policy: site north gives fingerprints only")
+
+
+def test_a_policy_that_changes_in_a_run_holds_at_once(folder: Path, spec: Spec) -> None:
+    alone = f"{MessageType.TRAIN}.alone"
+    assert refusal(ask(folder, alone, config_for(spec, arm="alone"))) is None
+    closed = ask(folder, alone, config_for(spec, arm="alone"), policy_text="specs = []\n")
+    assert refusal(closed) == (
+        "spec-not-allowed",
+        "site policy: spec tiny is not allowed: add it to specs to allow it",
+    )

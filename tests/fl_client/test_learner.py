@@ -114,6 +114,39 @@ def test_a_round_that_is_redone_starts_from_the_same_private_rows(learner: Learn
     assert all(np.array_equal(once[name], twice[name]) for name in once)
 
 
+def test_rounds_interrupted_on_either_side_end_as_if_nothing_had_happened(
+    learner: Learner, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, name = sent_to(learner), row_name("kidney")
+
+    def orders(arm: str) -> list[Order]:
+        return [order_for(learner, arm=arm, server_round=number) for number in (1, 2, 3)]
+
+    def final(arm: str) -> Arrays:
+        return RunModels(learner.site, "run-1", arm).load_private(0)
+
+    expected = [learner.train_round(order, sent) for order in orders("whole")]
+
+    def killed(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    first, second, third = orders("broken")
+    learner.train_round(first, sent)
+    for place in ("fl_client.learner.fit", "fl_client.models.RunModels.save_private"):
+        with monkeypatch.context() as patch:  # the site dies while it trains, then when it keeps
+            patch.setattr(place, killed)
+            with pytest.raises(KeyboardInterrupt):
+                learner.train_round(second, sent)
+    restarted = Learner(read_site(folder), learner.spec, learner.recipe, "cpu", 0)
+    restarted.train_round(second, sent)
+    restarted.train_round(third, sent)
+    # the coordinator dies with the replies to rounds 2 and 3, and asks again
+    again = [restarted.train_round(order, sent) for order in (second, third)]
+    for found, whole in zip(again, expected[1:], strict=True):
+        assert all(np.array_equal(found[key], whole[key]) for key in whole)
+    np.testing.assert_array_equal(final("broken")[name], final("whole")[name])
+
+
 def test_training_alone_scores_and_keeps_a_model_that_does_not_depend_on_what_ran_before(
     learner: Learner, folder: Path
 ) -> None:
@@ -132,6 +165,34 @@ def test_training_alone_scores_and_keeps_a_model_that_does_not_depend_on_what_ra
     fresh = Learner(read_site(folder), learner.spec, learner.recipe, "cpu", 0)
     assert fresh.train_alone(order) == scores
     assert all(np.array_equal(kept[name], v) for name, v in models.load("model").items())
+
+
+def test_who_joins_starts_from_the_groups_model_and_its_own_rows(learner: Learner) -> None:
+    run = f"join-{learner.recipe}"
+    group = sent_to(learner)
+    group = {name: value * np.float32(1.01) for name, value in group.items()}
+    del group[row_name("lung")]  # held by this site, but not shared by the group
+    before = {name: value.copy() for name, value in group.items()}
+    still = order_for(learner, run=run, learning_rate=1e-30)
+    scores = learner.train_join(still, group)
+    models = RunModels(learner.site, run, "grouped")
+    assert models.load_scores() == scores
+    kept, start = models.load("model"), learner.start(3)
+    for name, value in kept.items():
+        expected = group.get(name, start[name])
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert row_name("liver") not in kept
+    assert all(np.array_equal(before[name], group[name]) for name in before)
+
+    learner.train_alone(order_for(learner, run=run, arm="alone", epochs=2))
+    order = order_for(learner, run=run, epochs=2, guard_against="alone")
+    first = learner.train_join(order, group)
+    assert learner.train_join(order, group) == first  # whatever was kept before
+    moved = models.load("model")
+    assert not np.array_equal(moved[row_name("lung")], kept[row_name("lung")])
+    chosen = models if learner.decide(order, "alone") else RunModels(learner.site, run, "alone")
+    final = RunModels(learner.site, run, "final").load("model")
+    assert all(np.array_equal(final[n], v) for n, v in chosen.load("model").items())
 
 
 def test_the_site_keeps_the_better_model(learner: Learner) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +80,44 @@ def test_a_round_begins_with_the_private_rows_of_the_one_before(tmp_path: Path) 
     assert models.load_private(1) == {}
     begins = {r: float(models.load_private(r)["head.a"][0]) for r in (2, 3, 9, 10, 11, 0)}
     assert begins == {2: 1, 3: 2, 9: 2, 10: 2, 11: 10, 0: 10}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from fl_client.models import RunModels
+from fl_client.site import Site
+from protocol.taskcard import TaskCard
+
+state = Path(sys.argv[1])
+models = RunModels(Site("north", state.parent, TaskCard(name="t"), [], state, False), "run", "arm")
+rename = os.replace
+
+def replace(*paths):
+    if sys.argv[2] == "after":
+        rename(*paths)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = replace
+models.save_private(2, {"head.a": np.full(1, 2, np.float32)})
+"""
+
+
+@pytest.mark.parametrize(("moment", "third"), [("before", 1), ("after", 2)])
+def test_a_site_killed_while_it_writes_begins_the_round_again_with_the_same_rows(
+    tmp_path: Path, moment: str, third: int
+) -> None:
+    models = RunModels(site_at(tmp_path), "run", "arm")
+    models.save_private(1, {"head.a": np.full(1, 1, np.float32)})
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", KILLED, str(tmp_path), moment]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert float(models.load_private(2)["head.a"][0]) == 1
+    assert float(models.load_private(3)["head.a"][0]) == third
+    models.save_private(2, {"head.a": np.full(1, 2, np.float32)})
+    assert float(models.load_private(3)["head.a"][0]) == 2
 
 
 def test_runs_and_arms_are_kept_apart_and_cannot_name_other_folders(tmp_path: Path) -> None:

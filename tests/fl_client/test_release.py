@@ -7,11 +7,11 @@ import pytest
 from fixtures_sites import write_classes
 
 from fl_client.policy import Policy, gate, load_policy, local_policy
-from fl_client.release import make_binding, make_release
+from fl_client.release import make_binding, make_release, sign_release
 from fl_client.site import Site, read_site
 from protocol.errors import ConfigError, PolicyError
-from protocol.fingerprint import counts_from_bytes
-from protocol.keys import generate_key, public_pem
+from protocol.fingerprint import counts_from_bytes, counts_to_bytes
+from protocol.keys import generate_key, signer, signer_pem
 from protocol.spec import Spec, load_spec
 from protocol.statement import utc_now
 from protocol.trust import TrustStore
@@ -26,7 +26,7 @@ def site(tmp_path: Path) -> Site:
 def test_a_release_verifies(site: Site, spec: Spec) -> None:
     counts = np.zeros((spec.features, spec.bins), np.int64)
     counts[:, 2] = 5
-    key = generate_key()
+    key = signer(generate_key())
     payload, release = make_release(site, counts, spec, key, local_policy())
     binding = make_binding(site.name, release, "run-1", "n" * 64, key)
     verified = verify_release(
@@ -34,7 +34,7 @@ def test_a_release_verifies(site: Site, spec: Spec) -> None:
         payload=payload,
         release=release,
         binding=binding,
-        store=TrustStore.empty().enrol_all({"north": public_pem(key)}),
+        store=TrustStore.empty().enrol_all({"north": signer_pem(key)}),
         spec=spec,
         run="run-1",
         nonce="n" * 64,
@@ -56,7 +56,11 @@ def test_a_release_verifies(site: Site, spec: Spec) -> None:
         ({"max_bins": 4}, "too-many-bins", "spec tiny has 10 bins, at most 4 are allowed"),
         ({"min_images": 6}, "too-few-images", "site north has 5 images, at least 6 are needed"),
         ({"min_patients": 6}, "too-few-patients", "site north has 5 patients, at least 6"),
-        ({"automatic": False}, "approval-needed", "a person must approve spec tiny first"),
+        (
+            {"automatic": False},
+            "awaiting-approval",
+            "a person at site north must approve spec tiny first",
+        ),
     ],
 )
 def test_the_gate_refuses(
@@ -69,7 +73,7 @@ def test_the_gate_refuses(
         gate(policy, spec, site)
     assert caught.value.reason == reason
     with pytest.raises(PolicyError):
-        make_release(site, np.zeros((1, 1), int), spec, generate_key(), policy)
+        make_release(site, np.zeros((1, 1), int), spec, signer(generate_key()), policy)
 
 
 def test_the_gate_fails_closed(site: Site, spec: Spec) -> None:
@@ -80,6 +84,22 @@ def test_the_gate_fails_closed(site: Site, spec: Spec) -> None:
         gate(local_policy(), recipe, site)
     by_digest = Policy(specs=[spec.digest], min_images=1, approved=[spec.digest])
     gate(by_digest, spec, site)
+
+
+def test_what_is_forbidden_stays_so_whoever_approved_it(site: Site, spec: Spec) -> None:
+    policy = Policy(specs=[spec.digest], min_images=5)
+    assert policy.waits(spec)
+    gate(policy, spec, site, approved=True)
+    counts = np.full((spec.features, spec.bins), 1)
+    payload = counts_to_bytes(counts)
+    sign_release(site, payload, spec, signer(generate_key()), policy, approved=True)
+    for changes, reason in (({"min_images": 6}, "too-few-images"), ({"specs": []}, "spec-not-a")):
+        with pytest.raises(PolicyError) as caught:
+            gate(policy.model_copy(update=changes), spec, site, approved=True)
+        assert caught.value.reason.startswith(reason)
+    with pytest.raises(PolicyError) as caught:
+        gate(policy.model_copy(update={"min_images": 6}), spec, site)
+    assert caught.value.reason == "too-few-images", "approval is asked for last"
 
 
 def test_a_name_in_a_policy_means_the_shipped_spec_of_that_name(site: Site) -> None:

@@ -9,7 +9,7 @@ from fixtures_sites import picture, write_classes, write_manifest
 from PIL import Image
 
 from fl_client.images import read_image
-from fl_client.site import read_site
+from fl_client.site import read_site, site_stamp
 from protocol.errors import DataError
 
 TASK = """
@@ -128,6 +128,57 @@ def test_bad_folders(tmp_path: Path) -> None:
     assert fails(tmp_path).startswith("site folder SITE holds no images: expected SITE/<class>/")
     Image.fromarray(picture(0)).save(tmp_path / "1.png")
     assert fails(tmp_path).startswith("image SITE/1.png lies in no class subfolder")
+
+
+def test_data_that_lie_elsewhere(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "images", {"a": 2, "b": 1})
+    (tmp_path / "rows.csv").write_text("never read")
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for named in (str(data), "../images"):
+        (folder / "site.toml").write_text(f'[site]\nname = "north"\n[data]\nfolder = "{named}"\n')
+        site = read_site(folder)
+        assert (site.name, site.card.name, site.folder) == ("north", "north", folder)
+        assert len(site.images) == 3
+        assert site.state == folder / ".fedprint"
+    assert read_site(folder, name="other").name == "other"
+    (folder / "site.toml").write_text('[site]\nstate = "kept"\n[data]\nfolder = "../images"\n')
+    assert read_site(folder).state == folder / "kept"
+    assert read_site(folder).name == "site"
+    Image.fromarray(picture(0)).save(tmp_path / "outside.png")
+    os.symlink(tmp_path / "outside.png", data / "a" / "link.png")
+    assert fails(folder).endswith("is a link out of SITE/../images: copy the file instead")
+
+
+def test_a_manifest_is_relative_to_the_data(tmp_path: Path) -> None:
+    data = write_manifest(tmp_path / "images", ["0.png,x,p", "1.png,y,q"])
+    folder = tmp_path / "site"
+    folder.mkdir()
+    table = f'[data]\nfolder = "{data}"\nmanifest = "labels.csv"\n'
+    (folder / "site.toml").write_text(table)
+    assert read_site(folder).patients == 2
+    (folder / "site.toml").write_text(table.replace("labels", "../labels"))
+    assert fails(folder).startswith("SITE/site.toml: manifest: ../labels.csv lies outside")
+    (folder / "site.toml").write_text(table.replace("labels", "other"))
+    assert fails(folder).endswith("other.csv does not exist: create it or correct SITE/site.toml")
+    (folder / "site.toml").write_text('[data]\nfolder = "no"\n')
+    assert fails(folder) == (
+        "SITE/site.toml: data folder SITE/no does not exist or is no folder: correct it"
+    )
+
+
+def test_the_stamp_changes_with_what_describes_the_site(tmp_path: Path) -> None:
+    data = write_manifest(tmp_path / "images", ["0.png,x,p", "1.png,y,q"])
+    folder = tmp_path / "site"
+    folder.mkdir()
+    stamps = [site_stamp(folder)]
+    (folder / "site.toml").write_text(f'[data]\nfolder = "{data}"\nmanifest = "labels.csv"\n')
+    stamps.append(site_stamp(folder))
+    with (data / "labels.csv").open("a") as table:
+        table.write("2.png,y,q\n")
+    stamps.append(site_stamp(folder))
+    assert len(set(stamps)) == 3
+    assert site_stamp(folder) == stamps[-1]
 
 
 @pytest.mark.parametrize(

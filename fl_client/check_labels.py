@@ -1,0 +1,118 @@
+"""Checks of a site's labels: classes, splits, and images that are there twice."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from fl_client.check_images import each, image_name
+from fl_client.finding import Check, Finding, Visit, failed, ok, warning
+from fl_client.site import ImageItem, Site
+from fl_client.splits import split_site
+from protocol.errors import DataError
+from protocol.taskcard import class_keys
+
+FEW = 5
+"""Images below which a class can hardly be learned."""
+
+
+def check_labels(visit: Visit) -> Iterator[Finding]:
+    """See that there are classes to tell apart, and enough images of each."""
+    site = visit.site
+    if site is None:
+        return
+    counts = Counter(site.labels.tolist())
+    shown = ", ".join(f"{c.name}: {counts[i]}" for i, c in enumerate(site.card.classes[:12]))
+    twice = [key for key, times in Counter(class_keys(site.card)).items() if times > 1]
+    if len(counts) < 2:
+        yield failed("labels", f"one class only ({shown})", "add another class", "one-class")
+    elif twice:
+        yield failed(
+            "labels",
+            f"several classes mean {twice[0]!r}",
+            "merge them, or give them other names or codes",
+            "same-class",
+        )
+    elif small := [site.card.classes[i].name for i, count in counts.items() if count < FEW]:
+        yield warning(
+            "labels",
+            f"fewer than {FEW} images of {', '.join(small[:5])} ({shown})",
+            "add images, or merge or leave out the class",
+            "small-class",
+        )
+    else:
+        yield ok("labels", shown)
+
+
+def check_splits(visit: Visit) -> Iterator[Finding]:
+    """See that there is something to train on, to choose by and to test on."""
+    site = visit.site
+    if site is None:
+        return
+    sizes = {part: len(rows) for part, rows in split_site(site).items()}
+    given = any(item.split is not None for item in site.images)
+    shown = ", ".join(f"{part} {size}" for part, size in sizes.items())
+    found = f"{shown} ({'as the site says' if given else 'dealt out by subject'})"
+    if not sizes["train"]:
+        yield failed("splits", found, "give some images the split train", "no-training-images")
+    elif empty := [part for part, size in sizes.items() if not size]:
+        mend = f"without {' and '.join(empty)} images no model can be judged: add some"
+        yield warning("splits", found, mend, "empty-split")
+    else:
+        yield ok("splits", found)
+
+
+def check_duplicates(visit: Visit) -> Iterator[Finding]:
+    """Look for images that are there twice where it spoils labels or test data."""
+    site = visit.site
+    if site is None:
+        return
+    groups = _same_content(site)
+    labels = [group for group in groups if len({item.label for item in group}) > 1]
+    parts = [group for group in groups if len({_apart(item) for item in group}) > 1]
+    if labels:
+        yield _twice(labels, "in different classes", "label each once", "duplicate-labels")
+    if parts:
+        where = "where training and test data may share them"
+        mend = "take one out, or give both the same subject_id"
+        yield _twice(parts, where, mend, "duplicate-images")
+    if not labels and not parts:
+        yield ok("duplicates", "no image is in two classes or splits")
+
+
+def _apart(item: ImageItem) -> str:
+    """Return what is never torn apart: the site's own split, else the subject."""
+    return item.split if item.split is not None else item.subject
+
+
+def _twice(groups: list[list[ImageItem]], where: str, mend: str, reason: str) -> Finding:
+    first = " = ".join(image_name(item) for item in groups[0][:2])
+    found = f"{len(groups)} images are there twice {where}: {first}"
+    return warning("duplicates", found, mend, reason)
+
+
+def _same_content(site: Site) -> list[list[ImageItem]]:
+    """Return the groups of images with the same content; only files of equal size are read."""
+    sizes: defaultdict[int, list[ImageItem]] = defaultdict(list)
+    for item in site.images:
+        try:
+            size = item.array.nbytes if item.array is not None else item.path.stat().st_size
+        except OSError:
+            continue  # the check of the images says so
+        sizes[size].append(item)
+    suspects = [item for items in sizes.values() if len(items) > 1 for item in items]
+    digests: defaultdict[bytes, list[ImageItem]] = defaultdict(list)
+    for item, digest in zip(suspects, each("images compared", suspects, _digest), strict=True):
+        if digest is not None:
+            digests[digest].append(item)
+    return [items for items in digests.values() if len(items) > 1]
+
+
+def _digest(item: ImageItem) -> bytes | None:
+    try:
+        return item.content_digest()
+    except DataError:
+        return None
+
+
+LABEL_CHECKS: tuple[Check, ...] = (check_labels, check_splits, check_duplicates)

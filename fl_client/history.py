@@ -1,0 +1,195 @@
+"""The site's own record of who asked for what and what was answered: one JSON line each.
+
+Lines are only ever appended, and each is on the disk before the answer leaves: what cannot be
+recorded is not released.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fl_client.policy import Policy
+from fl_client.site import Site
+from protocol.errors import PolicyError
+from protocol.files import canonical_json, sha256_hex
+from protocol.spec import Spec
+from protocol.statement import utc_now
+
+NAME = "history.jsonl"
+NOT_RECORDED = "not-recorded"
+"""Reason code of what is refused because the site cannot write it down."""
+
+_TEXT_LIMIT = 500  # of what came from outside
+
+
+class SpecName(BaseModel):
+    """A spec by name and digest."""
+
+    name: str
+    digest: str
+
+
+class Entry(BaseModel):
+    """One line of the history.
+
+    Parameters
+    ----------
+    time : datetime
+        When it was decided.
+    run, arm : str
+        For which run; the arm of a training order, else empty.
+    spec : SpecName
+        What was asked for.
+    decision : str
+        ``released``, ``released-again``, ``refused``, ``awaiting-approval``, ``approved``,
+        ``denied`` or ``training``.
+    reason, message : str
+        Why something was refused.
+    bytes : int
+        Size of the safetensors file that left; 0 when none did.
+    sha256 : str
+        Its digest.
+    images : int
+        Number of images behind it.
+    patients : int or None
+        Number of subjects, where the site knows them.
+    policy : str
+        Digest of the release policy.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    time: datetime = Field(default_factory=utc_now)
+    run: str = ""
+    arm: str = ""
+    spec: SpecName
+    decision: str
+    reason: str = ""
+    message: str = ""
+    bytes: int = 0
+    sha256: str = ""
+    images: int
+    patients: int | None
+    policy: str
+
+
+def make_entry(
+    site: Site,
+    spec: Spec,
+    policy: Policy,
+    decision: str,
+    *,
+    run: str = "",
+    arm: str = "",
+    error: Exception | None = None,
+    payload: bytes = b"",
+) -> Entry:
+    """Return the entry about one request of a site; `error` says why it was refused."""
+    return Entry(
+        run=run[:_TEXT_LIMIT],
+        arm=arm[:_TEXT_LIMIT],
+        spec=SpecName(name=spec.name[:_TEXT_LIMIT], digest=spec.digest),
+        decision=decision,
+        reason=reason_of(error) if error else "",
+        message=str(error)[: 2 * _TEXT_LIMIT] if error else "",
+        bytes=len(payload),
+        sha256=sha256_hex(payload) if payload else "",
+        images=len(site.images),
+        patients=site.patients,
+        policy=policy.digest,
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """Return the stable reason code of an error, as a coordinator reads it."""
+    return str(getattr(error, "reason", "site-error"))
+
+
+@contextmanager
+def must_be_written() -> Iterator[None]:
+    """Refuse when what is done here cannot be written into the site's state folder.
+
+    Raises
+    ------
+    PolicyError
+        With reason ``not-recorded``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PolicyError(
+            f"the site's state folder cannot be written ({error.strerror}): what is not recorded "
+            "is not released",
+            NOT_RECORDED,
+        ) from error
+
+
+class History:
+    """The file ``history.jsonl`` of a site's state folder."""
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / NAME
+
+    def add(self, entry: Entry) -> None:
+        """Append an entry and wait until it lies on the disk.
+
+        Raises
+        ------
+        PolicyError
+            With reason ``not-recorded`` when it cannot be written.
+        """
+        with must_be_written():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _append(self.path, canonical_json(entry.model_dump(mode="json")) + b"\n")
+
+    def add_once(self, entry: Entry) -> None:
+        """Append an entry unless the last one of the same run, arm and spec says the same."""
+        with must_be_written():
+            before = [e for e in self.read(entry.run) if _subject(e) == _subject(entry)]
+        if not before or _verdict(before[-1]) != _verdict(entry):
+            self.add(entry)
+
+    def read(self, run: str | None = None) -> Iterator[Entry]:
+        """Yield the entries, of one run or all, oldest first.
+
+        Lines that were cut off by a crash are left out.
+        """
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return
+        wanted = b"" if run is None else canonical_json({"run": run})[1:-1]
+        for line in lines:
+            if line and wanted in line:  # parsing years of other runs would take a second
+                try:
+                    yield Entry.model_validate_json(line)
+                except ValidationError:
+                    continue
+
+
+def _subject(entry: Entry) -> tuple[str, ...]:
+    return entry.run, entry.arm, entry.spec.digest
+
+
+def _verdict(entry: Entry) -> tuple[str, ...]:
+    return entry.decision, entry.reason, entry.policy
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append in one write, so that the lines of two processes do not mix."""
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        size = os.fstat(handle).st_size
+        cut_off = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        data = b"\n" + line if cut_off else line
+        if os.write(handle, data) != len(data):
+            raise OSError(28, "No space left on device", str(path))
+        os.fsync(handle)
+    finally:
+        os.close(handle)

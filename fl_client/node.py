@@ -1,0 +1,146 @@
+"""What this node's own configuration says: the site's folder, key, policy and device."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from flwr.app import ConfigRecord, Context
+
+from fl_client.policy import Policy, load_policy, local_policy
+from fl_client.site import Site, read_site, site_stamp
+from fl_client.site_file import SITE_FILE, read_site_file
+from fl_client.site_keys import open_signer
+from protocol.errors import ConfigError, DataError
+from protocol.keys import Signer, generate_key, is_uri, signer
+
+KEY_RECORD = "fedprint.key"
+
+FindFolder = Callable[[Context], Path]
+
+
+def site_folder(context: Context) -> Path:
+    """Find the site's folder.
+
+    A SuperNode names its own with ``--node-config 'site="FOLDER"'``. In a simulation the run-config
+    ``sites-dir`` is a folder of site folders, dealt out in the order of their names.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If neither is given or there are fewer folders than simulated nodes.
+    """
+    own = context.node_config.get("site")
+    if own:
+        return Path(str(own)).expanduser()
+    sites_dir = str(context.run_config.get("sites-dir", ""))
+    partition = context.node_config.get("partition-id")
+    if not sites_dir or partition is None:
+        raise ConfigError(
+            "no site folder: start the SuperNode with --node-config 'site=\"FOLDER\"', "
+            "or a simulation with run-config sites-dir"
+        )
+    folders = list_site_folders(Path(sites_dir).expanduser())
+    if int(partition) >= len(folders):
+        raise DataError(f"{sites_dir} holds {len(folders)} site folders, fewer than nodes")
+    return folders[int(partition)]
+
+
+def list_site_folders(sites_dir: Path) -> list[Path]:
+    """Return the site folders below `sites_dir` by name; hidden ones are not sites."""
+    if not sites_dir.is_dir():
+        raise DataError(f"{sites_dir} is not a folder of site folders")
+    return sorted(p for p in sites_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def simulated() -> bool:
+    """Tell whether this process belongs to Flower's simulation engine, whatever a config says."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def current_site(context: Context, find_folder: FindFolder = site_folder) -> Site:
+    """Return the site of this node; it is read once a process, again when its files change."""
+    folder = find_folder(context).resolve()
+    state = context.node_config.get("state")
+    return _read_site(folder, str(state) if state else None, site_stamp(folder))
+
+
+@functools.lru_cache(maxsize=64)
+def _read_site(folder: Path, state: str | None, _changed: object) -> Site:
+    return read_site(folder, state=Path(state).expanduser() if state else None)
+
+
+def site_signer(context: Context) -> Signer:
+    """Return the signer of this node.
+
+    A SuperNode names its own with ``--node-config 'key="FILE"'``, or with the URI of a hardware
+    module or key service and ``public-key="FILE"`` beside it; a simulated one makes an ephemeral
+    key, which Flower's context keeps for the length of the run.
+
+    Raises
+    ------
+    ConfigError
+        If the key that is named cannot be used.
+    """
+    named, public = (context.node_config.get(name) for name in ("key", "public-key"))
+    if named:
+        where = str(named) if is_uri(str(named)) else Path(str(named)).expanduser()
+        return open_signer(where, _read_public(Path(str(public)).expanduser()) if public else None)
+    if KEY_RECORD not in context.state.config_records:
+        made = generate_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        context.state.config_records[KEY_RECORD] = ConfigRecord({"pem": made})
+    stored = context.state.config_records[KEY_RECORD]["pem"]
+    assert isinstance(stored, bytes)
+    return signer(load_pem_private_key(stored, None))
+
+
+def _read_public(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"public key {path} cannot be read: {error}") from error
+
+
+def site_policy(context: Context) -> Policy:
+    """Return the site's release policy: its own file, or in a simulation the built-in one.
+
+    Raises
+    ------
+    ConfigError
+        If a SuperNode, which is not simulated, names no policy file.
+    """
+    named = context.node_config.get("policy")
+    if named:
+        return load_policy(Path(str(named)).expanduser())
+    if context.node_config.get("site") or not simulated():
+        raise ConfigError(
+            "no release policy: start the SuperNode with --node-config 'policy=\"FILE\"'"
+        )
+    return local_policy()
+
+
+def device_name(context: Context) -> str | None:
+    """Device that the site, or else the run, asks for; None chooses by itself."""
+    name = context.node_config.get("device") or context.run_config.get("device")
+    return str(name) if name else None
+
+
+def node_name(context: Context) -> str:
+    """Name this node in a log line, also where its site cannot be read."""
+    own = context.node_config.get("site")
+    if not own:
+        return f"node {context.node_config.get('partition-id', context.node_id)}"
+    folder = Path(str(own)).expanduser()
+    try:
+        return read_site_file(folder / SITE_FILE).site.name or folder.name
+    except DataError:
+        return folder.name

@@ -1,0 +1,182 @@
+"""What a release would tell and to whom, in full and in words, before it leaves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+
+from fl_client.approval import Desk
+from fl_client.requests import Request
+from protocol.files import sha256_hex
+from protocol.fingerprint import pack
+from protocol.spec import Spec, list_specs
+from protocol.statement import Privacy
+from protocol.taskcard import TaskCard
+
+PLAIN = (
+    "plain: no noise is added. A plain histogram is not anonymous: no image can be seen in it, but "
+    "whoever knows an image well enough to compute its features can test whether that image is "
+    "among these, and with 1,000 images or fewer such a test was right nearly every time."
+)
+READERS = "everybody who can read the coordinator's run folder"
+
+
+class SpecSummary(BaseModel):
+    """What would be computed."""
+
+    name: str
+    digest: str
+    shipped: bool
+    backbone: str
+    weights: str
+    features: int
+    bins: int
+    sampling: str
+
+
+class PayloadSummary(BaseModel):
+    """The bytes that would leave: the safetensors file, and its size on the wire."""
+
+    sha256: str
+    bytes: int
+    packed: int
+    features: int
+    bins: int
+
+
+class RequestSummary(BaseModel):
+    """Who asked; `times` is 0 when nobody has yet."""
+
+    run: str
+    times: int
+    first_asked: datetime | None
+    last_asked: datetime | None
+    denied: datetime | None
+
+
+class ReceiverSummary(BaseModel):
+    """Who would receive it."""
+
+    superlink: str
+    run: str
+    readers: str = READERS
+
+
+class PolicySummary(BaseModel):
+    """The release policy that it would go under."""
+
+    name: str
+    digest: str
+    file: str
+    automatic: bool
+
+
+class Summary(BaseModel):
+    """Everything that would leave the site beside the counts, and what a person should know."""
+
+    site: str
+    request: RequestSummary
+    spec: SpecSummary
+    payload: PayloadSummary
+    images: int
+    patients: int | None
+    task_card: TaskCard
+    privacy: Privacy
+    privacy_in_words: str = PLAIN
+    policy: PolicySummary
+    key_id: str
+    expires: datetime
+    receiver: ReceiverSummary
+
+
+def summarise(desk: Desk, request: Request, payload: bytes) -> Summary:
+    """Return the summary of one request's preview."""
+    gate, settings, asked = desk.gate, desk.settings, request.times > 0
+    terms = desk.terms(request.spec)
+    return Summary(
+        site=gate.site.name,
+        request=RequestSummary(
+            run=request.run,
+            times=request.times,
+            first_asked=request.first_asked if asked else None,
+            last_asked=request.last_asked if asked else None,
+            denied=request.denied,
+        ),
+        spec=_spec(request.spec),
+        payload=PayloadSummary(
+            sha256=sha256_hex(payload),
+            bytes=len(payload),
+            packed=len(pack(payload)),
+            features=request.spec.features,
+            bins=request.spec.bins,
+        ),
+        images=terms.images,
+        patients=terms.patients,
+        task_card=terms.task_card,
+        privacy=terms.privacy,
+        policy=PolicySummary(
+            name=gate.policy.name,
+            digest=gate.policy.digest,
+            file=str(settings.policy),
+            automatic=not gate.policy.waits(request.spec),
+        ),
+        key_id=desk.key_id,
+        expires=terms.expires,
+        receiver=ReceiverSummary(superlink=settings.superlink, run=request.run),
+    )
+
+
+def facts(summary: Summary) -> list[tuple[str, str]]:
+    """Return the summary as lines of a name and what a person reads beside it."""
+    spec, payload, card, request = summary.spec, summary.payload, summary.task_card, summary.request
+    patients = "unknown, each image is its own" if summary.patients is None else summary.patients
+    asked = "nobody yet"
+    if request.times:
+        often = "once" if request.times == 1 else f"{request.times} times, last"
+        asked = f"{often} by run {request.run} on {_minute(request.last_asked)}"
+    lines = {
+        "site": summary.site,
+        "asked for": f"{asked}; denied on {_minute(request.denied)}" if request.denied else asked,
+        "spec": f"{spec.name}, digest {spec.digest}, "
+        + ("as shipped with fedprint" if spec.shipped else "not one that fedprint ships"),
+        "computed by": f"{spec.backbone}, weights {spec.weights}, sampling {spec.sampling}",
+        "counts": f"{payload.features} features x {payload.bins} bins",
+        "bytes": f"{payload.bytes}, packed {payload.packed}, SHA-256 {payload.sha256}",
+        "images": str(summary.images),
+        "patients": str(patients),
+        "task card": f"name {card.name}, modality {card.modality or 'not said'}, anatomy "
+        f"{card.anatomy or 'not said'}, keywords {', '.join(card.keywords) or 'none'}, objective "
+        f"{card.objective}",
+        "classes": ", ".join(f"{c.name} ({c.code})" if c.code else c.name for c in card.classes),
+        "privacy": summary.privacy_in_words,
+        "policy": f"{summary.policy.name}, {summary.policy.file}, digest {summary.policy.digest}",
+        "signed with": f"key {summary.key_id}",
+        "valid until": _minute(summary.expires),
+        "goes to": f"the coordinator at {summary.receiver.superlink}, and "
+        f"{summary.receiver.readers}",
+    }
+    return [(name, printable(text)) for name, text in lines.items()]
+
+
+def _minute(time: datetime | None) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time else ""
+
+
+def printable(text: str, limit: int = 2000) -> str:
+    """Return text that came from outside, without what could play tricks on a terminal."""
+    shown = "".join(sign if sign.isprintable() else "?" for sign in text)
+    return shown if len(shown) <= limit else f"{shown[:limit]}… ({len(shown)} characters)"
+
+
+def _spec(spec: Spec) -> SpecSummary:
+    return SpecSummary(
+        name=spec.name,
+        digest=spec.digest,
+        shipped=any(spec.digest == shipped.digest for shipped in list_specs()),
+        backbone=spec.backbone,
+        weights=spec.weights.source,
+        features=spec.features,
+        bins=spec.bins,
+        sampling=spec.sampling.rule,
+    )

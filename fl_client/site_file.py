@@ -1,0 +1,145 @@
+"""``site.toml``: the site's task, where its data lie, and how it takes part in a federation."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from protocol.errors import DataError, one_line
+from protocol.names import SiteName
+
+SITE_FILE = "site.toml"
+
+STATE = ".fedprint"
+"""Default folder inside a site's folder for what fedprint itself keeps there; readers ignore it."""
+
+_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+def _with_hyphens(field: str) -> str:
+    return field.replace("_", "-")
+
+
+class SiteTable(BaseModel):
+    """``[site]``: who the site is, and how it is deployed; all may be left out in a simulation.
+
+    Parameters
+    ----------
+    name : str or None
+        Name of the site; by default that of its folder.
+    superlink : str or None
+        The coordinator's ``HOST:PORT``.
+    certificates : str
+        Certificate file of the authority that the coordinator's certificate comes from.
+    key : str
+        Private key with which Flower authenticates the node.
+    signing_key : str or None
+        Key that signs what leaves, a file or the URI of a hardware module; by default `key`.
+    public_key : str or None
+        PEM file with the public half of a `signing_key` that is a URI.
+    policy : str
+        The release policy.
+    state : str or None
+        Folder for what fedprint keeps at the site.
+    device : str
+        What computes; the first that is there by default.
+    port : int
+        Port on 127.0.0.1 on which Flower's processes at the site talk; 0 takes a free one.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", alias_generator=_with_hyphens, validate_by_name=False, frozen=True
+    )
+
+    name: SiteName | None = None
+    superlink: _Name | None = None
+    certificates: _Name = "ca.crt"
+    key: _Name = "keys/node"
+    signing_key: _Name | None = None
+    public_key: _Name | None = None
+    policy: _Name = "policy.toml"
+    state: _Name | None = None
+    device: str = ""
+    port: int = Field(default=0, ge=0, le=65535)
+
+
+class TaskTable(BaseModel):
+    """``[task]``: what the task card says beside the names of the classes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: _Name | None = None
+    modality: str = ""
+    anatomy: str = ""
+    keywords: list[str] = []
+    objective: _Name = "classification"
+    codes: dict[str, str] = {}
+
+
+class DataTable(BaseModel):
+    """``[data]``: where the images lie, and the manifest or npz file, relative to there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: _Name | None = None
+    manifest: _Name | None = None
+    npz: _Name | None = None
+
+
+class SiteFile(BaseModel):
+    """The whole of ``site.toml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    site: SiteTable = SiteTable()
+    task: TaskTable = TaskTable()
+    data: DataTable = DataTable()
+
+    def data_folder(self, folder: Path) -> Path:
+        """Return where the images of the site in this folder lie."""
+        return resolve(folder, self.data.folder) if self.data.folder else folder
+
+    def state_folder(self, folder: Path) -> Path:
+        """Return where fedprint keeps what it keeps at the site in this folder."""
+        return resolve(folder, self.site.state or STATE)
+
+
+def resolve(folder: Path, name: str) -> Path:
+    """Return the path that ``site.toml`` in this folder names: absolute, or relative to it."""
+    return folder / Path(name).expanduser()
+
+
+def read_site_file(path: Path) -> SiteFile:
+    """Read a ``site.toml``; a missing one is one that says nothing.
+
+    Raises
+    ------
+    DataError
+        If it is no TOML, or has an unknown or wrong field.
+    """
+    if not path.exists():
+        return SiteFile()
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path} is not readable TOML ({error}): correct it") from error
+    try:
+        return SiteFile.model_validate(content)
+    except ValidationError as error:
+        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+        if unknown:
+            raise DataError(f"{path}: {_unknown(unknown[0])}") from error
+        raise DataError(f"{path}: {one_line(error)}") from error
+
+
+def _unknown(location: tuple[int | str, ...]) -> str:
+    key = ".".join(str(part) for part in location)
+    tables: dict[str, type[BaseModel]] = {"site": SiteTable, "task": TaskTable, "data": DataTable}
+    if location[0] not in tables:
+        return f"unknown key {key!r}; the file has the tables [site], [task] and [data]"
+    fields = tables[str(location[0])].model_fields
+    names = [field.alias or name for name, field in fields.items()]
+    return f"unknown key {key!r}; [{location[0]}] takes {', '.join(names[:-1])} and {names[-1]}"

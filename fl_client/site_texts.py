@@ -1,0 +1,121 @@
+"""The two files that ``fedprint site init`` writes for people to read and change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fl_client.site_file import DataTable, SiteTable, TaskTable
+
+SPEC = "lite0-100"
+
+_NOTE = 44  # column of the comments
+_POLICY = """\
+# The release policy of site {name}: what may leave it. The coordinator cannot change this file.
+# What it does not allow is refused.
+
+# Shown in messages.
+name = {quoted}
+
+# Specs whose fingerprints may leave: names as `fedprint spec list` shows them, or digests.
+specs = [{spec}]
+
+# Fewest images, and fewest patients; a site without subject ids counts its images as patients.
+min_images = 10
+min_patients = 1
+
+# Most bins that a fingerprint may have a feature.
+max_bins = 1000
+
+# false: each fingerprint waits until a person has looked at it (`fedprint site preview`) and
+#        let it go (`fedprint site approve`).
+# true:  whatever this policy allows leaves without asking.
+automatic = {automatic}
+
+# false: the site gives fingerprints only and does not train with others.
+training = true
+"""
+
+
+def site_toml(site: SiteTable, task: TaskTable, data: DataTable) -> str:
+    """Return a ``site.toml`` with a comment on each line."""
+    key = site.signing_key or site.key
+    lines = [
+        "# This site in its federation. Paths are absolute, or relative to this folder.",
+        "",
+        "[site]",
+        _line("name", site.name, "under this name the coordinator enrols the site"),
+        _line("superlink", site.superlink, "the coordinator's host and port"),
+        _line("certificates", site.certificates, "vouches for the coordinator; it handed it out"),
+        _line("key", site.key, "authenticates Flower's node; it never leaves this machine"),
+        _line("signing-key", key, "signs what leaves: a file, or a URI such as hsm:..."),
+        _line(
+            "public-key",
+            site.public_key,
+            "public half of a signing key that is a URI",
+            instead="keys/signing.pub.pem",
+        ),
+        _line("policy", site.policy, "what may leave this site"),
+        _line("state", site.state, "what fedprint keeps here: features, models, releases"),
+        _line("device", site.device, "cpu, cuda, cuda:1 or mps; empty takes the first there is"),
+        _line("port", site.port, "local port of Flower's processes; 0 takes a free one"),
+        "",
+        "# The task card: a public description, which leaves with every fingerprint.",
+        "[task]",
+        *_task_lines(task),
+        "",
+        "[data]",
+        _line("folder", data.folder, "images in class subfolders, or what the next lines name"),
+        _line(
+            "manifest",
+            data.manifest,
+            "columns path,label,subject_id[,split]; lies in the folder",
+            instead="labels.csv",
+        ),
+        _line("npz", data.npz, "or arrays with MedMNIST's keys", instead="site.npz"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def policy_toml(name: str, *, automatic: bool, specs: Iterable[str] = (SPEC,)) -> str:
+    """Return a release policy with comments: release after a person approved, or automatic."""
+    return _POLICY.format(
+        name=name,
+        quoted=_toml(f"release policy of {name}"),
+        spec=", ".join(_toml(spec) for spec in specs),
+        automatic=_toml(automatic),
+    )
+
+
+def _task_lines(task: TaskTable) -> list[str]:
+    return [
+        _line("name", task.name, "the site's name by default", instead="brain tissue"),
+        _line("modality", task.modality or None, "", instead="MRI"),
+        _line("anatomy", task.anatomy or None, "", instead="brain"),
+        _line("keywords", task.keywords or None, "", instead=["brain", "tissue"]),
+        _line("objective", task.objective, ""),
+        _line(
+            "codes",
+            task.codes or None,
+            "of classes, from a public vocabulary",
+            instead={"lesion": "SCT:52988006"},
+        ),
+    ]
+
+
+def _line(key: str, value: Any, note: str, *, instead: Any = None) -> str:
+    """Return ``key = value  # note``; without a value the line is an example, commented out."""
+    text = f"{key} = {_toml(value)}" if value is not None else f"# {key} = {_toml(instead)}"
+    return f"{text:<{_NOTE}}# {note}" if note else text
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML; JSON's strings, numbers, booleans and lists are TOML already."""
+    if isinstance(value, dict):
+        pairs = (f"{_toml(key)} = {_toml(item)}" for key, item in value.items())
+        return "{ " + ", ".join(pairs) + " }"
+    if isinstance(value, Path):
+        value = str(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

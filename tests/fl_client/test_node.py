@@ -1,0 +1,78 @@
+"""What a node's configuration says, and what it must say in a deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fixtures_sites import write_classes
+from flwr.app import Context, RecordDict
+
+from fl_client import node
+from fl_client.node import current_site, node_name, site_signer
+from protocol.errors import ConfigError, DataError
+from protocol.keys import PASSPHRASE, generate_key, public_pem, save_private_key
+
+
+def context(run_config: dict[str, str] | None = None, **own: str | int) -> Context:
+    config = {name.replace("_", "-"): value for name, value in own.items()}
+    return Context(1, 7, {**config}, RecordDict(), {**(run_config or {})})
+
+
+def test_a_key_file_may_be_encrypted_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, plain, locked = generate_key(), tmp_path / "plain.pem", tmp_path / "locked.pem"
+    save_private_key(plain, key)
+    save_private_key(locked, key, "secret")
+    public = tmp_path / "public.pem"
+    public.write_text(public_pem(key))
+    monkeypatch.setenv(PASSPHRASE, "secret")  # the passphrase of one key must not spoil another
+    signers = [
+        site_signer(context(key=str(plain))),
+        site_signer(context(key=str(locked))),
+        site_signer(context(key=str(plain), public_key=str(public))),
+    ]
+    assert len({signer.public_key.keyid for signer in signers}) == 1
+    monkeypatch.setenv(PASSPHRASE, "wrong")
+    with pytest.raises(ConfigError, match=r"locked\.pem cannot be opened with this passphrase"):
+        site_signer(context(key=str(locked)))
+    with pytest.raises(ConfigError, match=r"none\.pem cannot be read"):
+        site_signer(context(key=str(tmp_path / "none.pem")))
+
+
+def test_a_key_in_hardware_needs_its_public_half(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="key hsm:2 needs its public half"):
+        site_signer(context(key="hsm:2"))
+    with pytest.raises(ConfigError, match=r"public key .*none\.pem cannot be read"):
+        site_signer(context(key="hsm:2", public_key=str(tmp_path / "none.pem")))
+
+
+def test_a_simulated_key_lasts_as_long_as_the_context() -> None:
+    one, other = context(partition_id=0), context(partition_id=1)
+    ids = [site_signer(c).public_key.keyid for c in (one, one, other)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_sites_are_dealt_out_by_name(tmp_path: Path) -> None:
+    for name in ("south", "north"):
+        write_classes(tmp_path / name, {"a": 1})
+    (tmp_path / ".hidden").mkdir()
+    run_config = {"sites-dir": str(tmp_path)}
+    names = [current_site(context(run_config, partition_id=n)).name for n in (0, 1)]
+    assert names == ["north", "south"]
+    with pytest.raises(DataError, match="holds 2 site folders, fewer than nodes"):
+        current_site(context(run_config, partition_id=2))
+    with pytest.raises(ConfigError, match="no site folder: start the SuperNode with"):
+        current_site(context())
+
+
+def test_a_node_has_a_name_where_its_site_has_none(tmp_path: Path) -> None:
+    assert node_name(context()) == "node 7"
+    assert node_name(context(partition_id=3)) == "node 3"
+    assert node_name(context(site=str(tmp_path / "srv"))) == "srv"
+    (tmp_path / "site.toml").write_text('[site]\nname = "north"\n')
+    assert node_name(context(site=str(tmp_path))) == "north"
+    (tmp_path / "site.toml").write_text("[")
+    assert node_name(context(site=str(tmp_path))) == tmp_path.name
+    assert not node.simulated()
