@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := fl_server fl_client strategies protocol
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo deployment-demo test lint bench clean
 
 install: $(VENV)/.installed
 
@@ -16,6 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/fedprint demo --out runs/demo
+
+deployment-demo: install
+	$(BIN)/fedprint deployment-demo --out runs/deployment
 
 test: install lint
 	$(BIN)/python -m pytest

@@ -9,54 +9,59 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, RecordDict
 from flwr.app.exception import AppExitException
 from flwr.serverapp import Grid
 
-from fl_server.exchange import Exchange, ask
+from fl_server.asking import Problem
+from fl_server.exchange import Exchange
+from fl_server.journal import EVALUATE, Journal
+from fl_server.progress import Progress
+from fl_server.scores import ArmOutcome, score
 from fl_server.settings import Arm, RunSettings
+from fl_server.steps import GroupRounds, Steps
 from protocol.errors import FedprintError
 from protocol.orders import Order
-from protocol.records import refusal
 from protocol.sharing import HIDDEN, GroupPlan, initial_adapter, initial_rows
 from strategies.cotrain import plan_group, row_factors
 from strategies.flower import strategy_maker
 from strategies.group_grid import GroupGrid, Prepare, per_group
 
+__all__ = ["ArmOutcome", "arm_groups", "run_arm"]
+
 log = logging.getLogger("fedprint")
 
 
-@dataclass
-class ArmOutcome:
-    """What one arm ended with.
+@dataclass(frozen=True)
+class _Course:
+    """What every part of an arm needs."""
 
-    Attributes
-    ----------
-    plans : list of GroupPlan
-        One a group, with what the group shared and what it could expect.
-    scores : dict
-        Per site: balanced accuracy, AUROC and loss on validation and test data.
-    examples : dict
-        Per site: number of training images.
-    keeps_group : dict
-        Per site that was asked: whether it keeps the group's model.
-    lost : dict
-        Sites that stopped answering, with the reason.
-    seconds : float
-        Wall time of the arm.
-    """
+    arm: Arm
+    grid: Grid
+    exchange: Exchange
+    settings: RunSettings
+    steps: Steps
 
-    plans: list[GroupPlan] = field(default_factory=list)
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)
-    examples: dict[str, int] = field(default_factory=dict)
-    keeps_group: dict[str, bool] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
+    def order(self, **changes: object) -> Order:
+        """Return what every message of the arm asks for."""
+        settings = self.settings
+        values: dict[str, object] = {
+            "run": self.exchange.run,
+            "arm": self.arm,
+            "spec": self.exchange.spec,
+            "recipe": settings.recipe,
+            "epochs": settings.local_epochs,
+            "batch_size": settings.batch_size,
+            "learning_rate": settings.learning_rate,
+            "proximal_mu": settings.proximal_mu,
+            "seed": settings.seed,
+        }
+        return Order.model_validate(values | changes)
 
 
 def arm_groups(
@@ -84,6 +89,9 @@ def run_arm(
     exchange: Exchange,
     settings: RunSettings,
     alone: ArmOutcome | None = None,
+    *,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
 ) -> ArmOutcome:
     """Train one arm and score every site's model on its own validation and test data.
 
@@ -100,104 +108,115 @@ def run_arm(
         The run.
     alone : ArmOutcome or None
         Outcome of the arm ``alone``, which every other arm needs.
+    journal : Journal, optional
+        Keeps what the sites answer: called again with it after any interruption, the arm goes on
+        where it was, and one that had ended ends at once.
+    progress : Progress, optional
+        Told who is awaited, done or lost.
     """
     started = time.monotonic()
-    maker = strategy_maker(settings.strategy)
-    cards = {site: release.verified.card for site, release in exchange.releases.items()}
-    outcome = ArmOutcome(
-        plans=[
-            plan_group(
-                f"{arm}-{number}",
-                {site: cards[site] for site in members},
-                maker.linear,
-                everybody=arm != "grouped",
-            )
-            for number, members in enumerate(groups, start=1)
-        ]
-    )
-    for plan in outcome.plans:
-        if arm == "grouped" and len(plan.sites) > 1:
-            log.info("%s: %s", ", ".join(plan.sites), plan.expectation)
+    kept = journal.recall_outcome(arm) if journal else None
+    if journal and kept:
+        journal.clear(arm)
+        return kept
+    steps = Steps(exchange.nodes, settings.train_timeout, journal, progress)
+    course = _Course(arm, grid, exchange, settings, steps)
+    outcome = ArmOutcome(plans=_plans(course, groups))
     if alone is None:
-        _train_alone(outcome, grid, exchange, settings)
+        _train_alone(outcome, course)
     else:
-        _train_groups(arm, outcome, alone, grid, exchange, settings)
+        _train_groups(outcome, alone, course)
     outcome.seconds = time.monotonic() - started
+    if journal:
+        journal.keep_outcome(arm, outcome)
+        journal.clear(arm)
     return outcome
 
 
-def _order(arm: Arm, exchange: Exchange, settings: RunSettings, **changes: object) -> Order:
-    """Return what every message of an arm asks for."""
-    values: dict[str, object] = {
-        "run": exchange.run,
-        "arm": arm,
-        "spec": exchange.spec,
-        "recipe": settings.recipe,
-        "epochs": settings.local_epochs,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "proximal_mu": settings.proximal_mu,
-        "seed": settings.seed,
-    }
-    return Order.model_validate(values | changes)
+def _plans(course: _Course, groups: Sequence[Sequence[str]]) -> list[GroupPlan]:
+    """Return what each group shares."""
+    arm, linear = course.arm, strategy_maker(course.settings.strategy).linear
+    cards = {site: release.verified.card for site, release in course.exchange.releases.items()}
+    plans = []
+    for number, members in enumerate(groups, start=1):
+        group = {site: cards[site] for site in members}
+        plans.append(plan_group(f"{arm}-{number}", group, linear, everybody=arm != "grouped"))
+        if arm == "grouped" and len(members) > 1:
+            log.info("%s: %s", ", ".join(plans[-1].sites), plans[-1].expectation)
+    return plans
 
 
-def _train_alone(
-    outcome: ArmOutcome, grid: Grid, exchange: Exchange, settings: RunSettings
-) -> None:
+def _train_alone(outcome: ArmOutcome, course: _Course) -> None:
     """Let every site train by itself with the whole budget, in one message."""
+    settings, exchange, steps = course.settings, course.exchange, course.steps
     budget = settings.rounds * settings.local_epochs
-    config = _order("alone", exchange, settings, epochs=budget, proximal_mu=0.0).to_config()
-    requests = [(node, _content(config)) for node in exchange.nodes.values()]
-    replies = ask(grid, requests, f"{MessageType.TRAIN}.alone", settings.timeout)
-    _score(outcome, exchange.nodes, replies)
+    content = _content(course.order(epochs=budget, proximal_mu=0.0).to_config())
+    sites = list(exchange.nodes)
+    steps.phase(f"train {course.arm}", sites, settings.train_timeout)
+    step, kind = f"{course.arm}/train", f"{MessageType.TRAIN}.alone"
+    score(outcome, steps.ask(step, kind, dict.fromkeys(sites, content), course.grid))
     for site, claimed in list(outcome.examples.items()):
         signed = exchange.releases[site].verified.fingerprint.n_images
         if not 0 < claimed <= signed:
             del outcome.examples[site], outcome.scores[site]
             outcome.lost[site] = f"claims {claimed} training images, but signed for {signed} images"
+            steps.lost(site, Problem("wrong-size", outcome.lost[site]))
 
 
-def _train_groups(
-    arm: Arm,
-    outcome: ArmOutcome,
-    alone: ArmOutcome,
-    grid: Grid,
-    exchange: Exchange,
-    settings: RunSettings,
-) -> None:
+def _train_groups(outcome: ArmOutcome, alone: ArmOutcome, course: _Course) -> None:
     """Run a stock strategy on every group that has something to gain, side by side."""
     plans = {plan.group: _training(plan, alone) for plan in outcome.plans if plan.trainable}
     plans = {name: plan for name, plan in plans.items() if len(plan.sites) > 1}
-    site_of = {node: site for site, node in exchange.nodes.items()}
+    nodes = course.exchange.nodes
+    site_of = {node: site for site, node in nodes.items()}
+    course.steps.phase(f"train {course.arm}", [s for plan in plans.values() for s in plan.sites])
+
+    def job(group_grid: GroupGrid, group: str) -> tuple[GroupGrid, ArmOutcome]:
+        try:
+            result = _train_group(plans[group], group_grid, course)
+        except (FedprintError, AppExitException) as error:  # costs this group, and no other
+            result = ArmOutcome(lost=dict.fromkeys(plans[group].sites, str(error)))
+            for site in plans[group].sites:
+                course.steps.lost(site, Problem("group-failed", str(error)))
+        return group_grid, result
+
+    results = per_group(
+        course.grid,
+        {name: [nodes[site] for site in plan.sites] for name, plan in plans.items()},
+        job,
+        _with_factors(plans, alone.examples, site_of),
+        {node: alone.examples.get(site, 0) for node, site in site_of.items()},
+        lambda group: GroupRounds(group, course.steps),
+        course.settings.train_timeout,
+    )
+    for group_grid, result in results.values():
+        outcome.scores |= result.scores
+        outcome.examples |= result.examples
+        outcome.keeps_group |= result.keeps_group
+        outcome.models |= result.models
+        outcome.lost |= result.lost
+        outcome.lost |= {site_of[node]: why for node, why in group_grid.lost.items()}
+        outcome.returned |= {site_of[node]: why for node, why in group_grid.returned.items()}
+    for site, scores in alone.scores.items():
+        if site not in outcome.lost:
+            outcome.scores.setdefault(site, scores)
+
+
+def _with_factors(
+    plans: Mapping[str, GroupPlan], examples: Mapping[str, int], site_of: Mapping[int, str]
+) -> Callable[[str], Prepare]:
+    """Return what puts into every message the factors of those who take part in the round."""
 
     def prepare(group: str) -> Prepare:
         def with_factors(content: RecordDict, _node: int, nodes: Sequence[int]) -> RecordDict:
-            taking_part = {site_of[n]: alone.examples[site_of[n]] for n in nodes}
+            taking_part = {site_of[n]: examples[site_of[n]] for n in nodes}
             factors = row_factors(plans[group], taking_part)
             config = {**content.config_records["config"], "factors": json.dumps(factors)}
             return _content(config, content.array_records["arrays"])
 
         return with_factors
 
-    def job(group_grid: GroupGrid, group: str) -> tuple[GroupGrid, ArmOutcome]:
-        try:
-            result = _train_group(arm, plans[group], group_grid, exchange, settings)
-        except (FedprintError, AppExitException) as error:  # costs this group, and no other
-            result = ArmOutcome(lost=dict.fromkeys(plans[group].sites, str(error)))
-        return group_grid, result
-
-    nodes = {name: [exchange.nodes[site] for site in plan.sites] for name, plan in plans.items()}
-    weights = {node: alone.examples.get(site, 0) for node, site in site_of.items()}
-    for group_grid, result in per_group(grid, nodes, job, prepare, weights).values():
-        outcome.scores |= result.scores
-        outcome.examples |= result.examples
-        outcome.keeps_group |= result.keeps_group
-        outcome.lost |= result.lost
-        outcome.lost |= {site_of[node]: why for node, why in group_grid.lost.items()}
-    for site, scores in alone.scores.items():
-        if site not in outcome.lost:
-            outcome.scores.setdefault(site, scores)
+    return prepare
 
 
 def _training(plan: GroupPlan, alone: ArmOutcome) -> GroupPlan:
@@ -207,84 +226,52 @@ def _training(plan: GroupPlan, alone: ArmOutcome) -> GroupPlan:
     )
 
 
-def _train_group(
-    arm: Arm, plan: GroupPlan, grid: GroupGrid, exchange: Exchange, settings: RunSettings
-) -> ArmOutcome:
+def _train_group(plan: GroupPlan, grid: GroupGrid, course: _Course) -> ArmOutcome:
     """Run the strategy on one group, then let its sites score the final model."""
-    order = _order(arm, exchange, settings)
-    maker = strategy_maker(settings.strategy)
-    strategy = maker.make(proximal_mu=settings.proximal_mu)
-    start = _initial_arrays(plan, order, grid, exchange, settings)
+    settings, arm = course.settings, course.arm
+    strategy = strategy_maker(settings.strategy).make(proximal_mu=settings.proximal_mu)
+    start = _initial_arrays(plan, grid, course)
     result = strategy.start(
         grid=grid,
         initial_arrays=start,
         num_rounds=settings.rounds,
-        timeout=settings.timeout,
-        train_config=ConfigRecord(order.to_config()),
+        timeout=settings.train_timeout,
+        train_config=ConfigRecord(course.order().to_config()),
     )
+    final = result.arrays or start
     guard = {"guard_against": "alone"} if arm == "grouped" else {}
-    config = _order(arm, exchange, settings, **guard).to_config()
-    nodes = {site: exchange.nodes[site] for site in plan.sites}
-    nodes = {site: node for site, node in nodes.items() if node not in grid.lost}
-    requests = [(node, _content(config, result.arrays or start)) for node in nodes.values()]
-    outcome = ArmOutcome()
-    _score(outcome, nodes, ask(grid, requests, MessageType.EVALUATE, settings.timeout))
+    content = _content(course.order(**guard).to_config(), final)
+    sites = [site for site in plan.sites if course.exchange.nodes[site] not in grid.lost]
+    outcome = ArmOutcome(models={plan.group: final} if arm == "grouped" else {})
+    with grid.aside():
+        answers = course.steps.ask(
+            f"{plan.group}/{EVALUATE}", MessageType.EVALUATE, dict.fromkeys(sites, content), grid
+        )
+    score(outcome, answers)
     return outcome
 
 
-def _initial_arrays(
-    plan: GroupPlan, order: Order, grid: GroupGrid, exchange: Exchange, settings: RunSettings
-) -> ArrayRecord:
+def _initial_arrays(plan: GroupPlan, grid: GroupGrid, course: _Course) -> ArrayRecord:
     """Return how the group starts: a seeded adapter, or the pretrained backbone of one site.
 
     All sites of a spec hold the same pretrained weights (the spec has their digest), so it does
     not matter which of them sends its copy.
     """
-    width = HIDDEN if settings.recipe == "adapter" else exchange.spec.features
+    settings, features = course.settings, course.exchange.spec.features
+    width = HIDDEN if settings.recipe == "adapter" else features
     rows = initial_rows(plan.shared_classes, width, settings.seed)
     if settings.recipe == "adapter":
-        arrays = initial_adapter(exchange.spec.features, settings.seed)
+        arrays = initial_adapter(features, settings.seed)
         return ArrayRecord({name: Array(value) for name, value in (arrays | rows).items()})
-    query = f"{MessageType.QUERY}.body"
-    for site in plan.sites:
-        node = exchange.nodes[site]
-        requests = [(node, _content(order.to_config()))]
-        reply = ask(grid, requests, query, settings.timeout).get(node)
-        if reply and reply.has_content() and "arrays" in reply.content.array_records:
-            body = reply.content.array_records["arrays"]
-            return ArrayRecord({**body, **{name: Array(value) for name, value in rows.items()}})
+    step, kind = f"{plan.group}/body", f"{MessageType.QUERY}.body"
+    content = _content(course.order().to_config())
+    with grid.aside():
+        for answer in course.steps.ask_in_turn(step, kind, plan.sites, content, grid):
+            if body := answer.array_records.get("arrays"):
+                return ArrayRecord({**body, **{name: Array(row) for name, row in rows.items()}})
     raise FedprintError(f"no site of group {plan.group} sent the backbone that it starts from")
 
 
 def _content(config: Mapping[str, Any], arrays: ArrayRecord | None = None) -> RecordDict:
     records: dict[str, Any] = {"config": ConfigRecord(dict(config))}
     return RecordDict(records if arrays is None else {**records, "arrays": arrays})
-
-
-def _score(outcome: ArmOutcome, nodes: Mapping[str, int], replies: Mapping[int, Message]) -> None:
-    """Sort the sites' answers into scores, training sizes and guard decisions, or losses."""
-    for site, node in nodes.items():
-        reply = replies.get(node)
-        if reply is None or reply.has_error():
-            why = "did not answer in time" if reply is None else str(reply.error.reason)
-            outcome.lost[site] = why
-            continue
-        problem = refusal(reply.content)
-        record = reply.content.metric_records.get("metrics")
-        if problem is not None or record is None or not _usable(record):
-            outcome.lost[site] = problem[1] if problem else "sent no usable metrics"
-            continue
-        scores = {
-            name: float(value) for name, value in record.items() if isinstance(value, (int, float))
-        }
-        outcome.examples[site] = int(scores.pop("num-examples", 0))
-        if "keeps-group" in scores:
-            outcome.keeps_group[site] = bool(scores.pop("keeps-group"))
-        outcome.scores[site] = scores
-
-
-def _usable(record: Mapping[str, object]) -> bool:
-    """Tell whether a site's metrics hold a training size and a balanced accuracy (NaN: no data)."""
-    examples, accuracy = record.get("num-examples"), record.get("test_balanced_accuracy")
-    fits = isinstance(accuracy, (int, float)) and not (accuracy < 0 or accuracy > 1)
-    return fits and isinstance(examples, int) and examples > 0

@@ -1,16 +1,17 @@
-"""The coordinator's commands: ``demo``, ``simulate``, ``distances``, ``groups``, ``report``.
+"""The coordinator's commands: ``demo``, ``simulate``, ``distances`` and so on.
 
 Heavy imports happen inside the functions, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fl_server import server_commands
+from fl_server.tables import show_table
 from protocol.files import atomic_json, atomic_write
 
 RunConfig = Annotated[
@@ -31,12 +32,16 @@ MeasureName = Annotated[str, typer.Option(help="Distance between tasks.")]
 def register(app: typer.Typer) -> None:
     """Add the coordinator's commands to the command line."""
     app.command(epilog="Example: fedprint demo --out runs/demo")(demo)
+    app.command(
+        "deployment-demo", epilog="Example: fedprint deployment-demo --out runs/deployment"
+    )(deployment_demo)
     app.command(epilog="Example: fedprint simulate hospitals/ --out runs/first")(simulate)
     app.command(epilog="Example: fedprint distances runs/demo --measure bkld-small-target")(
         distances
     )
     app.command(epilog="Example: fedprint groups runs/demo --out groups.json")(groups)
     app.command(epilog="Example: fedprint report runs/demo")(report)
+    server_commands.register(app)
 
 
 def demo(
@@ -57,6 +62,22 @@ def demo(
     run_simulation(
         from_scratch, out, f"seed={seed} {run_config}", port=port, verbose=verbose, overwrite=True
     )
+
+
+def deployment_demo(
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/deployment"),
+    seed: Annotated[int, typer.Option(help="Which images the sites draw, and all training.")] = 0,
+    run_config: RunConfig = "",
+    verbose: Verbose = False,
+) -> None:
+    """Run the main job over a real deployment on this machine: TLS, authenticated nodes, people.
+
+    A SuperLink and four SuperNodes, each a process with a folder, keys and a release policy of its
+    own, set up by the commands that a coordinator and hospitals type.
+    """
+    from fl_server.deployment_demo import run_deployment_demo
+
+    run_deployment_demo(out, run_config, seed=seed, verbose=verbose, show=typer.echo)
 
 
 def simulate(
@@ -94,7 +115,7 @@ def distances(
     if json_out is not None:
         atomic_json(json_out, {"measure": measure, "sites": names, "distances": matrix.tolist()})
     if out is None:
-        _table(
+        show_table(
             f"{measure} (row = source, column = target, lower = closer)",
             ["source", *names],
             [
@@ -130,7 +151,7 @@ def groups(
     if out is not None:
         typer.echo(f"{out}: {len(decision.groups.groups)} groups of {len(collection.names)} sites")
         return
-    _table(
+    show_table(
         "groups, from fingerprints alone",
         ["group", "site", "margin", "stability", "why"],
         [
@@ -149,15 +170,3 @@ def report(
     from fl_server.report import write_report
 
     typer.echo(f"report: {write_report(run)}")
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

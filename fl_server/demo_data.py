@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ _CARDS: dict[str, dict[str, object]] = {
 }
 
 
-def write_demo_sites(out: Path, seed: int = 0) -> list[Path]:
+def write_demo_sites(out: Path, seed: int = 0, names: Collection[str] | None = None) -> list[Path]:
     """Write the demonstration's site folders.
 
     Every folder holds PNG images, ``labels.csv`` (path, label, subject_id, split) and
@@ -95,6 +96,8 @@ def write_demo_sites(out: Path, seed: int = 0) -> list[Path]:
         Folder to write into; made when missing.
     seed : int
         Seed of every draw.
+    names : collection of str or None
+        Sites to write, with the images that they have among all; by default every one.
 
     Returns
     -------
@@ -106,14 +109,18 @@ def write_demo_sites(out: Path, seed: int = 0) -> list[Path]:
     FedprintError
         A package that ships the images is missing.
     """
+    wanted = [plan for plan in SITES if names is None or plan.name in names]
     folders: dict[str, Path] = {}
     for index, (data, draw) in enumerate(TASKS.items()):
+        if all(plan.data != data for plan in wanted):
+            continue
         rng = np.random.default_rng([seed, index])
         pool = draw(rng)
         plans = [plan for plan in SITES if plan.data == data]
         for plan, rows in zip(plans, deal(pool, plans, rng), strict=True):
-            folders[plan.name] = _write_site(out / plan.name, plan, pool, rows)
-    return [folders[plan.name] for plan in SITES]
+            if plan in wanted:
+                folders[plan.name] = _write_site(out / plan.name, plan, pool, rows)
+    return [folders[plan.name] for plan in wanted]
 
 
 Rows = dict[str, NDArray[np.int64]]  # indices into a pool, by split

@@ -83,7 +83,7 @@ def simulate(
         home = Path(scratch)
         _write_connection(home, port)
         app = app or assemble_app(home / "fedprint")
-        environment = _environment(home)
+        environment = flower_environment(home)
         with _superlink(home, port, environment):
             _run(app, sites, run_config, environment, verbose, show)
 
@@ -142,7 +142,8 @@ def assemble_app(target: Path) -> Path:
     return target
 
 
-def _environment(home: Path) -> dict[str, str]:
+def flower_environment(home: Path) -> dict[str, str]:
+    """Return the environment of Flower's commands: ours, offline, with a FLWR_HOME of their own."""
     binaries = str(Path(sys.executable).parent)
     environment = {
         **os.environ,
@@ -165,7 +166,7 @@ def _superlink(home: Path, port: int, environment: Mapping[str, str]) -> Iterato
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--log-file", str(log)]
     process = subprocess.Popen(
-        _absolute(command, environment),
+        absolute(command, environment),
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -179,7 +180,8 @@ def _superlink(home: Path, port: int, environment: Mapping[str, str]) -> Iterato
         end_family(process)
 
 
-def _absolute(command: list[str], environment: Mapping[str, str]) -> list[str]:
+def absolute(command: list[str], environment: Mapping[str, str]) -> list[str]:
+    """Find a command of Flower's on the environment's PATH, which has our own binaries first."""
     found = shutil.which(command[0], path=environment["PATH"])
     if found is None:
         raise ConfigError(f"{command[0]} is not on the PATH: run `pip install flwr`")
@@ -213,7 +215,7 @@ def _run(
     command += ["--federation-config", f"num-supernodes={sites} client-resources-num-cpus=1"]
     command += ["--run-config", " ".join(f"{k}={json.dumps(v)}" for k, v in run_config.items())]
     process = subprocess.Popen(
-        _absolute(command, environment),
+        absolute(command, environment),
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -259,7 +261,7 @@ def _status(environment: Mapping[str, str]) -> str:
     """Return Flower's word on the run: ``flwr run --stream`` exits 0 even when it failed."""
     command = ["flwr", "ls", "fedprint", "--format", "json"]
     listed = subprocess.run(
-        _absolute(command, environment),
+        absolute(command, environment),
         env=dict(environment),
         capture_output=True,
         text=True,

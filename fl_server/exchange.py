@@ -1,52 +1,34 @@
-"""The fingerprint exchange: who is there, who is enrolled, what each released, what was verified.
+"""The fingerprint exchange: what each site released, what was verified, who was left out and why.
 
 It runs inside ``@app.main`` before any strategy starts, on any Flower grid.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from protocol.errors import FedprintError, VerificationError
+from fl_server.asking import POLL_SECONDS, ask
+from fl_server.collector import Collector
+from fl_server.progress import Progress
+from fl_server.received import Received, Release
+from fl_server.roster import EnrolledRoster, RollCall, Roster
+from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
-from protocol.keys import generate_key, key_id
-from protocol.records import (
-    Hello,
-    Reply,
-    from_hello,
-    from_reply,
-    hello_request,
-    refusal,
-    release_request,
-)
+from protocol.keys import Signer, generate_key, signer
 from protocol.runfiles import LeftOut
 from protocol.spec import Spec
-from protocol.statement import new_nonce, utc_now
 from protocol.trust import TrustStore
-from protocol.verify import VerifiedRelease, verify_release
 from strategies.grouping import Group
 
-log = logging.getLogger("fedprint")
+if TYPE_CHECKING:
+    from fl_server.coordinator import Coordinator
 
-POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Release:
-    """One site's verified release, with the exact bytes that were signed."""
-
-    node_id: int
-    verified: VerifiedRelease
-    payload: bytes
-    envelope: bytes
-    binding: bytes
+__all__ = ["Exchange", "Release", "ask", "exchange_fingerprints", "exchange_newcomers"]
 
 
 @dataclass
@@ -60,9 +42,9 @@ class Exchange:
     spec : Spec
         What makes the fingerprints comparable.
     store : TrustStore
-        The sites' keys, as enrolled for this run.
-    key : private key
-        Signs the trust store; ephemeral in simulation.
+        The sites' keys: the coordinator's, or in simulation as enrolled for this run.
+    signer : Signer
+        The coordinator's key; ephemeral in simulation.
     releases : dict
         Verified releases by site, in the order of the sites' names.
     left_out : list of LeftOut
@@ -74,7 +56,7 @@ class Exchange:
     run: str
     spec: Spec
     store: TrustStore
-    key: PrivateKeyTypes
+    signer: Signer
     releases: dict[str, Release] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -94,11 +76,48 @@ class Exchange:
         nodes = self.nodes
         return {group.name: [nodes[site] for site in group.sites] for group in groups}
 
+    def leave_out(self, site: str, error: FedprintError) -> None:
+        """Note that a site does not take part; the last reason counts."""
+        reason = str(getattr(error, "reason", "error"))
+        self.left_out.append(LeftOut(site=site, reason=reason, message=str(error)))
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long the coordinator waits for whom.
+
+    Attributes
+    ----------
+    min_sites : int
+        Sites to wait for.
+    quorum : int
+        Fewest sites to go on with once a deadline has passed.
+    connect, exchange : float
+        Seconds for sites to connect, and to send their fingerprints.
+    approval : float
+        Seconds to wait for people at the sites to approve; 0 goes on without them.
+    """
+
+    min_sites: int = 2
+    quorum: int = 2
+    connect: float = 1800.0
+    exchange: float = 1800.0
+    approval: float = 0.0
+
 
 def exchange_fingerprints(
-    grid: Grid, spec: Spec, run: str, *, min_sites: int = 2, timeout: float = 1800.0
+    grid: Grid,
+    spec: Spec,
+    run: str,
+    *,
+    min_sites: int = 2,
+    timeout: float = 1800.0,
+    coordinator: Coordinator | None = None,
+    patience: Patience | None = None,
+    received: Received | None = None,
+    progress: Progress | None = None,
 ) -> Exchange:
-    """Ask every connected node for a signed fingerprint and verify what comes back.
+    """Ask every connected site for a signed fingerprint and verify what comes back.
 
     Parameters
     ----------
@@ -109,9 +128,17 @@ def exchange_fingerprints(
     run : str
         Unique name of this run; replies bound to another one are refused.
     min_sites : int
-        Nodes to wait for before asking.
+        Sites to wait for before asking.
     timeout : float
-        Seconds for each of the three phases (connect, roll call, fingerprints).
+        Seconds for each phase (connect, roll call, fingerprints).
+    coordinator : Coordinator, optional
+        Key and trust store, from `fl_server.coordinator.open_coordinator`; a deployment needs it.
+    patience : Patience, optional
+        In place of `min_sites` and `timeout`, where phases differ.
+    received : Received, optional
+        Where verified releases are kept; those that lie there are not asked for again.
+    progress : Progress, optional
+        Told who is awaited, done or lost.
 
     Returns
     -------
@@ -120,157 +147,85 @@ def exchange_fingerprints(
 
     Raises
     ------
+    ConfigError
+        If a deployment comes without a coordinator's trust store.
     FedprintError
-        If fewer than `min_sites` nodes connect in time.
+        If fewer sites than the quorum connect in time.
     """
     spec.require_ready()
+    patience = patience or Patience(min_sites, min_sites, timeout, timeout)
+    outcome, roster = _begin(grid, spec, run, coordinator)
+    if received is not None:
+        outcome.releases = received.recall(outcome.store, spec, run)
     started = time.monotonic()
-    nodes = await_nodes(grid, min_sites, timeout)
-    outcome = Exchange(run, spec, TrustStore.empty(), generate_key())
-    hellos = _roll_call(grid, nodes, outcome, timeout)
-    outcome.store = outcome.store.enrol_all({h.site: h.public_key for h in hellos.values()})
+    _await_sites(roster, patience, progress)
+    collector = Collector(grid, outcome, roster, received, progress)
+    if received is not None and received.complete:
+        collector.locate(patience.connect)
+        outcome.left_out = received.left_out
+        return outcome
     outcome.seconds["roll call"] = time.monotonic() - started
     started = time.monotonic()
-    _collect(grid, hellos, outcome, timeout)
+    collector.collect(patience.exchange, patience.approval)
     outcome.seconds["fingerprints"] = time.monotonic() - started
+    if received is not None:
+        received.close(outcome.left_out)
     return outcome
 
 
-def await_nodes(grid: Grid, count: int, timeout: float) -> list[int]:
-    """Wait until `count` nodes are connected; return all that are, in ascending order."""
-    deadline = time.monotonic() + timeout
-    while True:
-        nodes = sorted(grid.get_node_ids())
-        if len(nodes) >= count:
-            return nodes
+def exchange_newcomers(
+    grid: Grid,
+    outcome: Exchange,
+    patience: Patience,
+    *,
+    received: Received | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Release]:
+    """Ask the sites that came after the exchange; return their verified releases.
+
+    Sites that were left out before are asked again; who fails (again) stays or gets in `left_out`.
+    """
+    later = Exchange(outcome.run, outcome.spec, outcome.store, outcome.signer)
+    later.releases = dict(outcome.releases)
+    roster = EnrolledRoster(grid, outcome.store, later.leave_out)
+    Collector(grid, later, roster, received, progress).collect(patience.exchange, patience.approval)
+    again = {gone.site for gone in later.left_out} | later.releases.keys()
+    kept = [gone for gone in outcome.left_out if gone.site not in again]
+    outcome.left_out = [*kept, *later.left_out]
+    return {site: r for site, r in later.releases.items() if site not in outcome.releases}
+
+
+def _begin(
+    grid: Grid, spec: Spec, run: str, coordinator: Coordinator | None
+) -> tuple[Exchange, Roster]:
+    if coordinator is not None:
+        outcome = Exchange(run, spec, coordinator.store, coordinator.signer)
+        return outcome, EnrolledRoster(grid, coordinator.store, outcome.leave_out)
+    if is_deployment(grid):
+        raise ConfigError(
+            "a deployment needs the coordinator's trust store: make one with fedprint server init "
+            "and name it with run-config server-dir"
+        )
+    outcome = Exchange(run, spec, TrustStore.empty(), signer(generate_key()))
+    return outcome, RollCall(grid, run, outcome.leave_out)
+
+
+def is_deployment(grid: Grid) -> bool:
+    """Tell whether the nodes behind a grid are SuperNodes, not simulated ones."""
+    return type(grid).__name__ == "HttpGrid"
+
+
+def _await_sites(roster: Roster, patience: Patience, progress: Progress | None) -> None:
+    """Wait for `min_sites`; when their time is up, the quorum is enough."""
+    if progress is not None:
+        progress.phase("connect", deadline_s=patience.connect)
+    deadline = time.monotonic() + patience.connect
+    while (count := roster.connected()) < patience.min_sites:
         if time.monotonic() > deadline:
+            if count >= patience.quorum:
+                return
             raise FedprintError(
-                f"{len(nodes)} of at least {count} sites connected within {timeout:.0f} s: "
-                "start the missing SuperNodes or lower min-sites"
+                f"{count} of at least {patience.quorum} sites connected within "
+                f"{patience.connect:.0f} s: start the missing SuperNodes or lower min-sites"
             )
         time.sleep(POLL_SECONDS)
-
-
-def ask(
-    grid: Grid,
-    requests: Iterable[tuple[int, RecordDict]],
-    message_type: str,
-    timeout: float,
-    tell: Callable[[int, int], None] | None = None,
-) -> dict[int, Message]:
-    """Send one message a node; return the replies by the node that was asked.
-
-    A node that died answers with an error whose source is not its own id, so replies are
-    matched by the message that they answer. `tell` hears how many of how many have answered.
-    """
-    messages = [
-        Message(content, dst_node_id=node, message_type=message_type) for node, content in requests
-    ]
-    replies = (
-        grid.send_and_receive(messages, timeout=timeout)
-        if tell is None
-        else _watched(grid, messages, timeout, tell)
-    )
-    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    return {
-        asked[reply.metadata.reply_to_message_id]: reply
-        for reply in replies
-        if reply.metadata.reply_to_message_id in asked
-    }
-
-
-def _watched(
-    grid: Grid, messages: Sequence[Message], timeout: float, tell: Callable[[int, int], None]
-) -> list[Message]:
-    """Send and wait as the grid does, but tell of every answer."""
-    waiting = {str(message_id) for message_id in grid.push_messages(messages)}
-    replies: list[Message] = []
-    deadline = time.monotonic() + timeout
-    while waiting and time.monotonic() < deadline:
-        for reply in grid.pull_messages(waiting):
-            waiting.discard(reply.metadata.reply_to_message_id)
-            replies.append(reply)
-            tell(len(replies), len(messages))
-        if waiting:
-            time.sleep(POLL_SECONDS)
-    return replies
-
-
-def _roll_call(
-    grid: Grid, nodes: Sequence[int], outcome: Exchange, timeout: float
-) -> dict[int, Hello]:
-    """Learn each node's site name and public key; two nodes of one name are both left out."""
-    requests = [(node, hello_request(outcome.run)) for node in nodes]
-    replies = ask(grid, requests, f"{MessageType.QUERY}.hello", timeout)
-    hellos: dict[int, Hello] = {}
-    for node in nodes:
-        try:
-            hellos[node] = from_hello(_content(replies.get(node)))
-        except FedprintError as error:
-            _leave_out(outcome, f"node {node}", error)
-    names = [hello.site for hello in hellos.values()]
-    keys = [key_id(hello.public_key) for hello in hellos.values()]
-    for node, hello in list(hellos.items()):
-        if names.count(hello.site) > 1:
-            del hellos[node]
-            _leave_out(outcome, hello.site, _Problem("duplicate-site", f"node {node} too uses it"))
-        elif keys.count(key_id(hello.public_key)) > 1:
-            del hellos[node]
-            _leave_out(outcome, hello.site, _Problem("duplicate-key", "another site has this key"))
-    return hellos
-
-
-def _collect(grid: Grid, hellos: dict[int, Hello], outcome: Exchange, timeout: float) -> None:
-    """Ask every enrolled site for its release, each with a nonce of its own, and verify it."""
-    nonces = {node: new_nonce() for node in hellos}
-    requests = [
-        (node, release_request(outcome.run, nonce, outcome.spec)) for node, nonce in nonces.items()
-    ]
-    replies = ask(grid, requests, f"{MessageType.QUERY}.fingerprint", timeout, _tell)
-    for node, hello in sorted(hellos.items(), key=lambda item: item[1].site):
-        try:
-            reply: Reply = from_reply(_content(replies.get(node)))
-            verified = verify_release(
-                site=hello.site,
-                payload=reply.payload,
-                release=reply.release,
-                binding=reply.binding,
-                store=outcome.store,
-                spec=outcome.spec,
-                run=outcome.run,
-                nonce=nonces[node],
-                now=utc_now(),
-            )
-        except FedprintError as error:
-            _leave_out(outcome, hello.site, error)
-        else:
-            outcome.releases[hello.site] = Release(
-                node, verified, reply.payload, reply.release, reply.binding
-            )
-
-
-def _tell(answered: int, asked: int) -> None:
-    log.info("fingerprints: %d of %d sites answered", answered, asked)
-
-
-class _Problem(VerificationError):
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason  # type: ignore[misc]
-
-
-def _content(reply: Message | None) -> RecordDict:
-    """Return what a site answered, or raise what it says went wrong."""
-    if reply is None:
-        raise _Problem("no-reply", "did not answer in time")
-    if reply.has_error():
-        raise _Problem("client-error", reply.error.reason or f"error {reply.error.code}")
-    problem = refusal(reply.content)
-    if problem is not None:
-        raise _Problem(*problem)
-    return reply.content
-
-
-def _leave_out(outcome: Exchange, site: str, error: FedprintError) -> None:
-    reason = getattr(error, "reason", "error")
-    outcome.left_out.append(LeftOut(site=site, reason=reason, message=str(error)))

@@ -43,7 +43,9 @@ def metrics_file(outcomes: Mapping[str, ArmOutcome], names: Sequence[str]) -> Me
         )
     plans = {arm: [p.model_dump(mode="json") for p in o.plans] for arm, o in outcomes.items()}
     lost = {arm: dict(o.lost) for arm, o in outcomes.items() if o.lost}
-    return MetricsFile.model_validate({"sites": sites, "plans": plans, "lost": lost})
+    returned = {arm: dict(o.returned) for arm, o in outcomes.items() if o.returned}
+    content = {"sites": sites, "plans": plans, "lost": lost, "returned": returned}
+    return MetricsFile.model_validate(content)
 
 
 def recommendations_file(decision: Decision) -> RecommendationsFile:

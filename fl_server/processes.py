@@ -6,9 +6,12 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import Any
+
+from protocol.errors import ConfigError
 
 STOP_SECONDS = 10.0
 
@@ -33,7 +36,29 @@ def handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_family(process: subprocess.Popen[Any]) -> None:
+def require_psutil() -> None:
+    """See that processes can be ended with all their children.
+
+    Raises
+    ------
+    ConfigError
+        If psutil is not installed.
+    """
+    if find_spec("psutil") is None:
+        raise ConfigError("the package psutil is missing: run `pip install 'fedprint[sim]'`")
+
+
+def family(process: subprocess.Popen[Any]) -> list[Any]:
+    """Return a process and all that it started, as `psutil.Process`; nothing if it has ended."""
+    import psutil  # comes with the simulation engine
+
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        return [root, *root.children(recursive=True)]
+    return []
+
+
+def end_family(process: subprocess.Popen[Any], others: Iterable[Any] = ()) -> None:
     """Stop a process and all it started, by process id; a second Ctrl-C does not cut this short.
 
     Ray and Flower detach their children into sessions of their own, so a process group does not
@@ -43,22 +68,21 @@ def end_family(process: subprocess.Popen[Any]) -> None:
     ----------
     process : subprocess.Popen
         The root of the family; it may have ended already.
+    others : iterable of psutil.Process
+        Relatives known from before, whose parent may have ended.
     """
-    import psutil  # comes with the simulation engine
+    import psutil
 
     with handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_IGN)):
-        family: list[Any] = []
-        with suppress(psutil.NoSuchProcess):
-            root = psutil.Process(process.pid)
-            family = [root, *root.children(recursive=True)]
+        members = list({*family(process), *others})
         for stop in (psutil.Process.terminate, psutil.Process.kill):
-            for member in family:
+            for member in members:
                 with suppress(psutil.NoSuchProcess):
                     stop(member)
             deadline = time.monotonic() + STOP_SECONDS
-            while family and time.monotonic() < deadline:
+            while members and time.monotonic() < deadline:
                 process.poll()
-                family = [member for member in family if _alive(member)]
+                members = [member for member in members if _alive(member)]
                 time.sleep(0.1)
 
 

@@ -202,7 +202,8 @@ def _shared(data: RunData, sites: list[str]) -> list[str]:
 def _expectation(data: RunData, sites: list[str]) -> str:
     """Return what the group's plan expected of training together, before it spent a round."""
     extra = (data.metrics.model_extra or {}) if data.metrics else {}
-    for plan in extra.get("plans", {}).get("grouped", []):
+    plans = extra.get("plans", {})
+    for plan in [*plans.get("grouped", []), *plans.get("joined", [])]:
         if sorted(plan.get("sites", [])) == sorted(sites):
             return str(plan.get("expectation", ""))
     if len(sites) == 1:

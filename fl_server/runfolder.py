@@ -1,23 +1,27 @@
-"""The run folder: what a run leaves, readable without fedprint. One function a file.
-
-``run.json`` is written last of the data files: a folder without it is not a finished run.
-"""
+"""The run folder: what a run leaves, readable without fedprint. One function a file."""
 
 from __future__ import annotations
 
 import csv
 import io
+import platform
 from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_server.exchange import Exchange
+from fl_server.settings import RunSettings
 from protocol.files import atomic_json, atomic_write, sha256_hex
-from protocol.keys import public_pem, signer
+from protocol.keys import signer_pem
 from protocol.log import Log
+from protocol.runfiles import RunFile, SiteEntry, SpecEntry
 from protocol.trust import sign_store
+
+PACKAGES = ("fedprint", "flwr", "torch", "timm", "pytorch-lightning", "numpy", "scipy")
 
 RUN_FILES = (
     "run.json",
@@ -31,21 +35,56 @@ RUN_FILES = (
     "metrics.json",
     "report.html",
     "log",
+    "models",
+    "state",
 )
 """All that a run writes; nothing else in a run folder is ever touched."""
+
+CHECKPOINT = "log/checkpoint.dsse.json"
+"""Written last: a folder without it is not a finished run."""
 
 
 def write_exchange(out: Path, exchange: Exchange) -> None:
     """Write the spec, the signed trust store and, for every site, exactly what was verified."""
     atomic_json(out / "spec.json", exchange.spec)
-    atomic_write(out / "trust.dsse.json", sign_store(exchange.store, signer(exchange.key)))
-    atomic_write(out / "coordinator.pub.pem", public_pem(exchange.key))
+    atomic_write(out / "trust.dsse.json", sign_store(exchange.store, exchange.signer))
+    atomic_write(out / "coordinator.pub.pem", signer_pem(exchange.signer))
     folder = out / "fingerprints"
     folder.mkdir(parents=True, exist_ok=True)
     for site, release in exchange.releases.items():
         atomic_write(folder / f"{site}.safetensors", release.payload)
         atomic_write(folder / f"{site}.dsse.json", release.envelope)
         atomic_write(folder / f"{site}.binding.dsse.json", release.binding)
+
+
+def run_file(
+    exchange: Exchange,
+    settings: RunSettings,
+    seconds: dict[str, float],
+    started: datetime,
+    ended: datetime,
+) -> RunFile:
+    """Return who took part, who did not and why, with what settings and software."""
+    return RunFile(
+        run=exchange.run,
+        mode="deployment" if settings.server_dir else "simulation",
+        spec=SpecEntry(name=exchange.spec.name, digest=exchange.spec.digest),
+        sites=[
+            SiteEntry(
+                site=site,
+                task=release.verified.card.name,
+                images=release.verified.fingerprint.n_images,
+            )
+            for site, release in exchange.releases.items()
+        ],
+        left_out=exchange.left_out,
+        seed=settings.seed,
+        versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        started=started,
+        ended=ended,
+        seconds={phase: round(value, 2) for phase, value in seconds.items()},
+        settings=settings.model_dump(mode="json"),
+    )
 
 
 def distances_csv(names: Sequence[str], distances: NDArray[np.float64]) -> str:
@@ -75,4 +114,4 @@ def write_log(out: Path, exchange: Exchange) -> None:
         log.append("left out", site=gone.site, reason=gone.reason)
     log.append("groups", sha256=sha256_hex((out / "groups.json").read_bytes()))
     log.close(out)
-    log.write(out, signer(exchange.key))
+    log.write(out, exchange.signer)

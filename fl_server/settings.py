@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from protocol.errors import ConfigError
 
@@ -24,13 +24,25 @@ class RunSettings(BaseModel):
         Step size of local training; 0 takes the recipe's default, negative asks Lightning's finder.
     max_group_size : int
         Largest group; 0 means no limit.
+    mode : str
+        ``run``, or ``join``: take the sites that came after a finished run into its groups.
+    server_dir : str
+        The coordinator's folder (``fedprint server init``); every deployment needs it.
+    quorum : int
+        Fewest sites to go on with once a deadline has passed.
     timeout : float
         Seconds that one phase may wait for the sites' replies.
+    connect_timeout, exchange_timeout, train_timeout : float
+        The same for one kind of phase; 0 means `timeout`, and is replaced by it.
+    await_approval : float
+        Seconds to wait for people at the sites to approve a release; 0 goes on without them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
+    mode: Literal["run", "join"] = "run"
     sites_dir: str = ""
+    server_dir: str = ""
     out: str = "runs/flower"
     spec: str = "lite0-100"
     measure: str = "bkld-large-unweighted"
@@ -48,7 +60,12 @@ class RunSettings(BaseModel):
     partners: int = Field(3, ge=1)
     device: str = Field("", pattern=r"^(cpu|mps|cuda(:\d+)?)?$")
     min_sites: int = Field(2, ge=1)
+    quorum: int = Field(2, ge=2)
     timeout: float = Field(1800.0, gt=0, allow_inf_nan=False)
+    connect_timeout: float = Field(0.0, ge=0, allow_inf_nan=False)
+    exchange_timeout: float = Field(0.0, ge=0, allow_inf_nan=False)
+    train_timeout: float = Field(0.0, ge=0, allow_inf_nan=False)
+    await_approval: float = Field(0.0, ge=0, allow_inf_nan=False)
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -63,6 +80,13 @@ class RunSettings(BaseModel):
         """Order the arms and add ``alone``: without it nobody can tell a gain from a loss."""
         wanted = {*arms, "alone"} if arms else set()
         return tuple(arm for arm in ARMS if arm in wanted)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_timeouts(cls, values: dict[str, object]) -> dict[str, object]:
+        phases = ("connect_timeout", "exchange_timeout", "train_timeout")
+        whole = values.get("timeout", cls.model_fields["timeout"].default)
+        return values | {phase: values.get(phase) or whole for phase in phases}
 
     @classmethod
     def from_run_config(cls, config: Mapping[str, object]) -> RunSettings:

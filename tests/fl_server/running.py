@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[2]
+MARK = "FEDPRINT_TEST_MARK"
 
 
 class Command:
@@ -29,7 +30,7 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "protocol.cli", *map(str, arguments)],
             cwd=ROOT,
-            env={**os.environ, "FEDPRINT_TEST_MARK": self.mark, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -40,19 +41,29 @@ class Command:
 
     def left_running(self) -> list[str]:
         """Return the command lines of its processes, detached ones included, that still run."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                ours = process.environ().get("FEDPRINT_TEST_MARK") == self.mark
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(" ".join(process.cmdline())[:200])
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
+        return left_running(self.mark)
 
     def gone(self, seconds: float = 10.0) -> list[str]:
         """Wait until nothing of it runs any more; return what does nevertheless."""
-        deadline = time.monotonic() + seconds
-        while (left := self.left_running()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return left
+        return gone(self.mark, seconds)
+
+
+def left_running(mark: str) -> list[str]:
+    """Return the command lines of all processes that were started with a mark and still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get(MARK) == mark
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline())[:200])
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def gone(mark: str, seconds: float = 10.0) -> list[str]:
+    """Wait until nothing with a mark runs any more; return what does nevertheless."""
+    deadline = time.monotonic() + seconds
+    while (left := left_running(mark)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left

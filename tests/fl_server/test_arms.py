@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,13 +16,16 @@ from hypothesis import strategies as st
 
 from fl_server.arms import ArmOutcome, arm_groups, run_arm
 from fl_server.exchange import Exchange
+from fl_server.journal import Journal
+from fl_server.progress import EVENTS, Progress, read_status
 from fl_server.settings import Arm, RunSettings
+from protocol.files import atomic_write
 from protocol.orders import order_from_config
 from protocol.records import to_refusal
 from protocol.sharing import row_name
 from protocol.spec import parse_spec
 from protocol.taskcard import ClassCard, TaskCard
-from tests.strategies.fake_grid import Dead, FakeGrid, Node
+from tests.strategies.fake_grid import Dead, FakeGrid, Killed, Node
 
 SPEC = parse_spec(
     {
@@ -79,7 +84,7 @@ def setting(**sites: Site) -> tuple[FakeGrid, Exchange, dict[str, Site]]:
         )
         for name, keys in CLASSES.items()
     }
-    exchange = SimpleNamespace(run="run-1", spec=SPEC, releases=releases, nodes=NODES)
+    exchange = SimpleNamespace(run="run-1", spec=SPEC, releases=releases, nodes=dict(NODES))
     return grid, cast(Exchange, exchange), all_sites
 
 
@@ -147,11 +152,49 @@ def test_a_site_that_dies_in_a_round_is_lost_and_the_rest_goes_on() -> None:
     _, outcome, sites, _ = run_both("grouped", GROUPS, c=Site("c", fails="train"))
     assert outcome.lost == {"c": "node is gone"}
     redone = [order for kind, order in sites["a"].asked if kind == "train"]
-    assert [order.server_round for order in redone] == [1, 1, 2]
+    assert [order.server_round for order in redone] == [1, 1, 2, 2]  # c has a chance in each
     assert redone[1].factors == {row_name("x"): 30 / 10, row_name("y"): 1.0}
     assert "c" not in outcome.scores  # its score alone must not pass for one of the group
     assert outcome.scores["a"] == {"test_balanced_accuracy": 0.75}
-    assert [kind for kind, _ in sites["c"].asked] == ["train.alone", "train"]
+    assert [kind for kind, _ in sites["c"].asked] == ["train.alone", "train", "train"]
+
+
+def test_a_site_that_missed_a_round_comes_back() -> None:
+    class Restarted(Site):
+        def __call__(self, message: Message) -> RecordDict:
+            kinds = [kind for kind, _ in self.asked]
+            self.fails = "train" if kinds == ["train.alone"] else ""
+            return super().__call__(message)
+
+    _, outcome, sites, _ = run_both("grouped", GROUPS, c=Restarted("c"))
+    assert outcome.lost == {}
+    assert outcome.returned == {"c": "node is gone"}
+    assert outcome.scores["c"] == {"test_balanced_accuracy": 0.75}
+    kinds = [kind for kind, _ in sites["c"].asked]
+    assert kinds == ["train.alone", "train", "train", "evaluate"]
+
+
+def test_sites_without_connection_are_lost_by_name_and_their_group_goes_on() -> None:
+    grid, exchange, sites = setting()
+    grid.offline = {NODES["c"]}
+    alone = run_arm("alone", [[s] for s in CLASSES], grid, exchange, SETTINGS)
+    assert alone.lost == {"c": "node is gone"}
+    grid.offline = {NODES["d"]}  # since then
+    outcome = run_arm("grouped", GROUPS, grid, exchange, SETTINGS, alone)
+    assert outcome.lost == {"d": "node is gone"}
+    assert sites["c"].asked == []
+    assert outcome.scores.keys() == {"a", "b", "e"}
+
+
+def test_a_group_without_any_connection_is_lost_and_costs_no_other() -> None:
+    settings = RunSettings(rounds=2, timeout=0.05)
+    grid, exchange, _ = setting()
+    alone = run_arm("alone", [[s] for s in CLASSES], grid, exchange, settings)
+    grid.offline = {NODES["d"], NODES["e"]}
+    outcome = run_arm("grouped", GROUPS, grid, exchange, settings, alone)
+    why = "no site of group grouped-2 was connected for 0 s"
+    assert outcome.lost == {"d": why, "e": why}
+    assert outcome.scores.keys() == {"a", "b", "c"}
 
 
 def test_a_group_that_lost_all_its_sites_costs_no_other_group() -> None:
@@ -241,3 +284,163 @@ def test_the_other_arms_groups() -> None:
     assert arm_groups("alone", GROUPS, "abcde", 0) == [["a"], ["b"], ["c"], ["d"], ["e"]]
     assert arm_groups("together", GROUPS, "abcde", 0) == [["a", "b", "c", "d", "e"]]
     assert arm_groups("grouped", GROUPS, "abcde", 0) == GROUPS
+
+
+def everything(
+    grid: FakeGrid, exchange: Exchange, settings: RunSettings, journal: Journal | None
+) -> dict[str, ArmOutcome]:
+    """Run the arms as a coordinator does."""
+    alone = run_arm("alone", [[s] for s in CLASSES], grid, exchange, settings, journal=journal)
+    grouped = run_arm("grouped", GROUPS, grid, exchange, settings, alone, journal=journal)
+    return {"alone": alone, "grouped": grouped}
+
+
+def told(outcomes: dict[str, ArmOutcome]) -> str:
+    """Return all that outcomes say but the time, to the last bit of their models."""
+    for outcome in outcomes.values():
+        outcome.seconds = 0.0
+        outcome.models = dict(sorted(outcome.models.items()))
+    fields = [{k: v for k, v in vars(o).items() if isinstance(v, dict)} for o in outcomes.values()]
+    return repr([{k: sorted(v.items()) for k, v in values.items()} for values in fields])
+
+
+def asked_of(sites: dict[str, Site]) -> Counter[tuple[str, str, int]]:
+    """Count what each site was asked."""
+    return Counter(
+        (name, kind, order.server_round)
+        for name, site in sites.items()
+        for kind, order in site.asked
+    )
+
+
+@pytest.mark.parametrize("recipe", ["adapter", "fine-tune"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_killed_after_any_message_a_run_goes_on_and_ends_alike(
+    strategy: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_server.asking.POLL_SECONDS", 0)
+    settings = RunSettings(rounds=2, timeout=5, strategy=strategy, recipe=recipe)
+    grid, exchange, sites = setting()
+    expected, whole = told(everything(grid, exchange, settings, None)), asked_of(sites)
+    total = sum(whole.values())
+    assert total == 5 + 2 * 5 + 5 + (2 if recipe == "fine-tune" else 0)
+    for lives in range(total):
+        journal = Journal(tmp_path / str(lives))
+        grid, exchange, sites = setting()
+        grid.lives = lives
+        with pytest.raises(Killed):
+            everything(grid, exchange, settings, journal)
+        answered = asked_of(sites)
+        assert sum(answered.values()) == lives
+
+        # started again, and the SuperLink too, which has given the nodes new ids
+        numbers = {site: number + 100 for site, number in NODES.items()}
+        grid = FakeGrid({numbers[name]: cast(Node, site) for name, site in sites.items()})
+        exchange.nodes.update(numbers)
+        again = Journal(tmp_path / str(lives))
+        assert told(everything(grid, exchange, settings, again)) == expected
+        asked = asked_of(sites)
+        assert asked.keys() == whole.keys()
+        twice = {key for key, times in asked.items() if times > 1}
+        assert all(kind == "train" and asked[site, kind, r] == 2 for site, kind, r in twice)
+        for group in GROUPS:  # of each group no more than the round that was interrupted
+            assert len({r for site, _, r in twice if site in group}) <= 1
+
+        # everything has ended: nobody is asked at all, and no reply is left behind
+        grid, *_ = setting()
+        assert told(everything(grid, exchange, settings, again)) == expected
+        assert grid.sent == []
+        left = sorted(path.name for path in again.folder.iterdir())
+        assert left == ["outcome-alone.bin", "outcome-grouped.bin"]
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["before", "after"])
+def test_killed_at_any_write_a_run_goes_on_and_ends_alike(
+    written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_server.asking.POLL_SECONDS", 0)
+    settings = RunSettings(rounds=2, timeout=5, strategy="fedyogi")
+    writes = 0
+
+    def dying_write(path: Path, data: bytes, *, mode: int) -> None:
+        nonlocal writes
+        writes -= 1
+        if written or writes:
+            atomic_write(path, data, mode=mode)
+        if writes <= 0:
+            raise Killed
+
+    grid, exchange, _ = setting()
+    expected = told(everything(grid, exchange, settings, None))
+    for number in range(1, 5 + 1 + 2 * 2 + 5 + 2):
+        journal = Journal(tmp_path / str(number))
+        grid, exchange, sites = setting()
+        with monkeypatch.context() as patch:
+            patch.setattr("fl_server.journal.atomic_write", dying_write)
+            writes = number
+            with pytest.raises(Killed):
+                everything(grid, exchange, settings, journal)
+        assert told(everything(grid, exchange, settings, journal)) == expected
+        asked = asked_of(sites)
+        # what was on its way to the disk when the coordinator died is asked again, at most
+        assert max(asked.values()) <= 2
+        assert len({(kind, r) for (_, kind, r), times in asked.items() if times > 1}) <= 2
+
+
+@pytest.mark.parametrize(
+    "answer", [None, to_refusal("awaiting-approval", "not yet")], ids=["error", "refusal"]
+)
+def test_a_site_that_refused_is_asked_again_by_a_run_that_goes_on(
+    answer: RecordDict | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_server.asking.POLL_SECONDS", 0)
+    grid, exchange, sites = setting(a=Site("a", fails="train.alone", answer=answer))
+    grid.lives = 3
+    with pytest.raises(Killed):
+        everything(grid, exchange, SETTINGS, Journal(tmp_path))
+    grid.lives, sites["a"].fails = None, ""
+    found = everything(grid, exchange, SETTINGS, Journal(tmp_path))["alone"]
+    assert found.lost == {}
+    counts = {name: [k for k, _ in s.asked].count("train.alone") for name, s in sites.items()}
+    assert counts == {"a": 2, "b": 1, "c": 1, "d": 1, "e": 1}
+
+
+def test_models_of_the_found_groups_are_kept_and_of_no_other(tmp_path: Path) -> None:
+    alone, outcome, _, _ = run_both("grouped", GROUPS)
+    assert alone.models == {}
+    assert outcome.models.keys() == {"grouped-1", "grouped-2"}
+    assert row_name("y") in outcome.models["grouped-1"]
+    assert run_both("together", [list(CLASSES)])[1].models == {}
+
+
+def test_progress_is_told_who_is_done_and_who_was_lost(tmp_path: Path) -> None:
+    progress = Progress(tmp_path, "run-1")
+    dead = {"b": Site("b", fails="train.alone"), "c": Site("c", fails="train")}
+    grid, exchange, _ = setting(**dead)
+    journal = Journal(tmp_path / "journal")
+    alone = run_arm(
+        *("alone", [[s] for s in CLASSES], grid, exchange, SETTINGS),
+        journal=journal,
+        progress=progress,
+    )
+    status = read_status(tmp_path)
+    assert status is not None
+    assert (status["phase"], status["done"], status["waiting"]) == ("train alone", [*"acde"], {})
+    assert status["lost"]["b"]["message"] == "node is gone"
+    run_arm("grouped", GROUPS, grid, exchange, SETTINGS, alone, journal=journal, progress=progress)
+    status = read_status(tmp_path)
+    assert status is not None
+    assert (status["phase"], sorted(status["done"])) == ("train grouped", ["a", "d", "e"])
+    assert status["lost"]["c"] == {
+        "reason": "no-reply",
+        "message": "node is gone",
+        "phase": "train grouped",
+    }
+    events = [json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines()]
+    rounds = [(e["group"], e["round"], e["sites"]) for e in events if e["event"] == "round"]
+    assert sorted(rounds) == [
+        ("grouped-1", 1, ["a"]),
+        ("grouped-1", 2, ["a"]),
+        ("grouped-2", 1, ["d", "e"]),
+        ("grouped-2", 2, ["d", "e"]),
+    ]

@@ -1,4 +1,7 @@
-"""The demo's real images are grouped by their tasks: for five seeds, from fingerprints alone."""
+"""The demo's real images are grouped by their tasks: for five seeds, from fingerprints alone.
+
+So is a site that comes later.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from fl_server.decisions import decide
 from fl_server.demo_data import write_demo_sites
 from protocol.fingerprint import Fingerprint
 from protocol.spec import load_spec
+from strategies.assign import assign
+from strategies.grouping import GroupingOptions, group
 from strategies.measures import get
 
 SEEDS = range(5)
@@ -82,3 +87,22 @@ def test_the_demo_recovers_its_tasks_for_five_seeds_and_raw_divergence_does_not(
     assert excess == [1.0] * len(SEEDS)
     assert max(raw) < 1.0
     assert float(np.mean(raw)) < 0.5
+
+
+@pytest.mark.engine
+def test_a_site_that_comes_later_finds_its_family_or_stays_alone(
+    federations: list[tuple[list[Fingerprint], dict[str, str]]],
+) -> None:
+    options = GroupingOptions(draws=0)
+    for fingerprints, tasks in federations:
+        surveys = ("pasture survey", "farm survey")  # the same land, other classes
+        family = {s: "land cover" if task in surveys else task for s, task in tasks.items()}
+        for newcomer in fingerprints:
+            rest = [f for f in fingerprints if f.site != newcomer.site]
+            kin = {f.site for f in rest if family[f.site] == family[newcomer.site]}
+            groups = group(rest, SPEC, options).groups
+            home = assign(newcomer, rest, groups, SPEC).group
+            assert next((set(g.sites) for g in groups if g.name == home), set()) == kin
+            strangers = [f for f in rest if f.site not in kin]
+            groups = group(strangers, SPEC, options).groups
+            assert assign(newcomer, strangers, groups, SPEC).group is None

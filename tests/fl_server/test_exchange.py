@@ -5,90 +5,36 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 
 from fl_server.exchange import Exchange, exchange_fingerprints
-from protocol.envelope import sign
 from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import counts_to_bytes
-from protocol.keys import generate_key, public_pem, signer
-from protocol.records import from_release_request, to_hello, to_refusal, to_reply
+from protocol.keys import public_pem
+from protocol.records import from_release_request, to_refusal, to_reply
 from protocol.spec import Spec, load_spec
-from protocol.statement import (
-    Binding,
-    Release,
-    binding_statement,
-    release_statement,
-    utc_now,
-)
-from protocol.taskcard import TaskCard
 from strategies.grouping import Group
-from tests.protocol.conftest import IMAGES, make_counts, make_spec
+from tests.fl_server.fake_sites import SPEC, FakeSite
+from tests.protocol.conftest import make_counts
 from tests.strategies.fake_grid import Dead, FakeGrid, Silent
-
-SPEC = make_spec()
-
-
-@dataclass
-class FakeSite:
-    """A site that answers correctly; the tests' sites override one thing."""
-
-    name: str
-    key: PrivateKeyTypes = field(default_factory=generate_key)
-
-    def __call__(self, message: Message) -> RecordDict:
-        if message.metadata.message_type == "query.hello":
-            return self.hello()
-        return self.release(message.content)
-
-    def hello(self) -> RecordDict:
-        return to_hello(self.name, public_pem(self.key))
-
-    def release(self, content: RecordDict) -> RecordDict:
-        request = from_release_request(content)
-        return self.signed(request.run, request.nonce)
-
-    def signed(self, run: str, nonce: str, payload: bytes = b"") -> RecordDict:
-        """Return a correct answer to a request of this run and nonce."""
-        payload = payload or counts_to_bytes(make_counts())
-        now = utc_now()
-        release = Release(
-            site=self.name,
-            spec_digest=SPEC.digest,
-            spec_name=SPEC.name,
-            images=IMAGES,
-            policy_digest="b" * 64,
-            task_card=TaskCard(name="tissue"),
-            issued=now,
-            expires=now + timedelta(days=30),
-        )
-        envelope = sign(release_statement(payload, release), signer(self.key))
-        binding = Binding(
-            site=self.name, run=run, nonce=nonce, issued=now, expires=now + timedelta(minutes=10)
-        )
-        session = sign(binding_statement(envelope, binding), signer(self.key))
-        return to_reply(payload, envelope, session)
 
 
 class Garbage(FakeSite):
     def release(self, content: RecordDict) -> RecordDict:
-        return RecordDict({"fedprint": ConfigRecord({"payload": "text, not bytes"})})
+        return RecordDict({"fedprint": ConfigRecord({"site": self.name, "payload": "text"})})
 
 
 class GarbageBytes(FakeSite):
     def release(self, content: RecordDict) -> RecordDict:
-        values = {"payload": b"\x00" * 99, "release": b"{", "binding": b"}"}
+        values = {"site": self.name, "payload": b"\0" * 99, "release": b"{", "binding": b"}"}
         return RecordDict({"fedprint": ConfigRecord({**values})})
 
 
 class GarbageEnvelope(FakeSite):
     def release(self, content: RecordDict) -> RecordDict:
-        return to_reply(counts_to_bytes(make_counts()), b"\xff not JSON", b"{}")
+        return to_reply(self.name, counts_to_bytes(make_counts()), b"\xff not JSON", b"{}")
 
 
 class GarbageHello(FakeSite):
@@ -217,15 +163,18 @@ def test_two_nodes_of_one_name_are_both_left_out() -> None:
     assert list(outcome.releases) == ["north", "south"]
 
 
-def test_one_site_cannot_answer_for_another() -> None:
+@pytest.mark.parametrize(("claims", "reason"), [("thief", "wrong-site"), ("north", "wrong-node")])
+def test_one_site_cannot_answer_for_another(claims: str, reason: str) -> None:
     north = FakeSite("north")
 
     class Thief(FakeSite):
         def signed(self, run: str, nonce: str, payload: bytes = b"") -> RecordDict:
-            return north.signed(run, nonce, payload)
+            answer = north.signed(run, nonce, payload)
+            answer["fedprint"]["site"] = claims  # type: ignore[index]
+            return answer
 
     outcome = exchanged(north, Thief("thief"), FakeSite("south"))
-    assert [(gone.site, gone.reason) for gone in outcome.left_out] == [("thief", "wrong-site")]
+    assert [(gone.site, gone.reason) for gone in outcome.left_out] == [("thief", reason)]
     assert list(outcome.releases) == ["north", "south"]
 
 

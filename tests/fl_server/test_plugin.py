@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fl_client.plugin import site_policy
+from fl_client.node import site_policy
 from fl_server.engine import simulate
 from protocol.errors import ConfigError, FedprintError
 
@@ -77,7 +77,7 @@ def node(**config: str | int) -> SimpleNamespace:
 
 
 def test_simulated_site_has_the_built_in_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fl_client.plugin.simulated", lambda: True)
+    monkeypatch.setattr("fl_client.node.simulated", lambda: True)
     assert site_policy(node(**{"partition-id": 0, "num-partitions": 4})).specs == ["*"]  # type: ignore[arg-type]
 
 

@@ -1,0 +1,197 @@
+"""Collecting releases: ask whoever connects, verify whatever comes, ask again who must wait."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from fl_server.asking import POLL_SECONDS, Problem, content_of, push
+from fl_server.progress import Progress
+from fl_server.received import Received, Release
+from fl_server.roster import Roster
+from protocol.errors import FedprintError, WrongNode
+from protocol.records import from_reply, release_request
+from protocol.statement import new_nonce, utc_now
+from protocol.verify import verify_release
+
+if TYPE_CHECKING:
+    from fl_server.exchange import Exchange
+
+log = logging.getLogger("fedprint")
+
+AWAITING = "awaiting-approval"
+ASK_AGAIN_SECONDS = 5.0
+ROSTER_SECONDS = 1.0
+
+
+class Collector:
+    """One round of asking; each site gets a nonce of its own, a new one when it is asked again.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid.
+    outcome : Exchange
+        Verified releases and those left out are added to it.
+    roster : Roster
+        Says who connects.
+    received, progress
+        See `fl_server.exchange.exchange_fingerprints`.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        outcome: Exchange,
+        roster: Roster,
+        received: Received | None,
+        progress: Progress | None,
+    ) -> None:
+        self._grid, self._outcome, self._roster = grid, outcome, roster
+        self._received, self._progress = received, progress
+        self._sites: dict[int, str] = {}
+        self._pending: dict[str, tuple[int, str]] = {}  # message id: node, nonce
+        self._awaiting: set[int] = set()  # nodes where a person must approve first
+        self._again: dict[int, float] = {}  # when to ask them again
+        self._asked = 0
+        self._looked = 0.0
+
+    def locate(self, timeout: float) -> None:
+        """Only learn the nodes of the sites whose releases are there already."""
+        arrivals = self._roster.arrivals(timeout)
+        self._outcome.store = self._roster.store
+        for node, site in arrivals.items():
+            self._is_known(node, site)
+
+    def collect(self, timeout: float, approval: float) -> None:
+        """Ask until every connected site has answered or its time is up.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds for an answer.
+        approval : float
+            Seconds in which a site that awaits approval is asked again.
+        """
+        started = time.monotonic()
+        self._meet(timeout)
+        while self._pending or self._again:
+            self._pull(may_wait=time.monotonic() - started < approval)
+            over = time.monotonic() - started
+            if over > (max(timeout, approval) if self._awaiting else timeout):
+                break
+            if self._pending or self._again:
+                time.sleep(POLL_SECONDS)
+            self._ask([node for node, due in self._again.items() if time.monotonic() >= due])
+            self._meet(timeout)
+        for node in {node for node, _ in self._pending.values()} | self._again.keys():
+            self._lose(self._sites[node], Problem("no-reply", "did not answer in time"))
+        self._outcome.releases = dict(sorted(self._outcome.releases.items()))
+        self._outcome.left_out.sort(key=lambda gone: gone.site)
+
+    def _meet(self, timeout: float) -> None:
+        """Ask who has connected since the last look."""
+        if self._looked and time.monotonic() - self._looked < ROSTER_SECONDS:
+            return
+        self._looked = time.monotonic()
+        arrivals = self._roster.arrivals(timeout)
+        self._outcome.store = self._roster.store
+        fresh = {node: s for node, s in arrivals.items() if not self._is_known(node, s)}
+        self._sites |= fresh
+        if fresh and self._progress is not None:
+            waiting = [self._sites[node] for node, _ in self._pending.values()]
+            self._progress.phase("fingerprints", [*waiting, *fresh.values()], timeout)
+        self._asked += len(fresh)
+        self._ask(list(fresh))
+
+    def _is_known(self, node: int, site: str) -> bool:
+        release = self._outcome.releases.get(site)
+        if release is not None and release.node_id != node:
+            self._outcome.releases[site] = replace(release, node_id=node)
+        return release is not None
+
+    def _ask(self, nodes: list[int]) -> None:
+        nonces = [new_nonce() for _ in nodes]
+        outcome = self._outcome
+        messages = [
+            Message(
+                release_request(outcome.run, nonce, outcome.spec),
+                dst_node_id=node,
+                message_type=f"{MessageType.QUERY}.fingerprint",
+            )
+            for node, nonce in zip(nodes, nonces, strict=True)
+        ]
+        for node in nodes:
+            self._again.pop(node, None)
+        if not messages:
+            return
+        nonce_of = dict(zip(nodes, nonces, strict=True))
+        sent = push(self._grid, messages)
+        self._pending |= {number: (node, nonce_of[node]) for number, node in sent.items()}
+        for node in nonce_of.keys() - set(sent.values()):
+            self._lose(self._sites[node], Problem("unreachable", "Flower took no message for it"))
+
+    def _pull(self, may_wait: bool) -> None:
+        if not self._pending:
+            return
+        for reply in self._grid.pull_messages(list(self._pending)):
+            asked = self._pending.pop(str(reply.metadata.reply_to_message_id), None)
+            if asked is None:
+                continue
+            node, nonce = asked
+            site = self._sites[node]
+            try:
+                release = self._verified(site, node, nonce, reply)
+            except FedprintError as error:
+                if may_wait and getattr(error, "reason", "") == AWAITING:
+                    self._wait_for(site, node)
+                else:
+                    self._awaiting.discard(node)
+                    self._lose(site, error)
+            else:
+                self._awaiting.discard(node)
+                self._keep(site, release, nonce)
+
+    def _wait_for(self, site: str, node: int) -> None:
+        if node not in self._awaiting:
+            log.info("%s awaits approval by a person at the site", site)
+            self._awaiting.add(node)
+            if self._progress is not None:
+                self._progress.note(AWAITING, site=site)
+        self._again[node] = time.monotonic() + ASK_AGAIN_SECONDS
+
+    def _verified(self, site: str, node: int, nonce: str, message: Message) -> Release:
+        outcome, reply = self._outcome, from_reply(content_of(message))
+        if reply.site != site:
+            raise WrongNode(f"the node of {site} answers as {reply.site!r}: it is not that site's")
+        verified = verify_release(
+            site=site,
+            payload=reply.payload,
+            release=reply.release,
+            binding=reply.binding,
+            store=outcome.store,
+            spec=outcome.spec,
+            run=outcome.run,
+            nonce=nonce,
+            now=utc_now(),
+        )
+        return Release(node, verified, reply.payload, reply.release, reply.binding)
+
+    def _keep(self, site: str, release: Release, nonce: str) -> None:
+        self._outcome.releases[site] = release
+        if self._received is not None:
+            self._received.keep(site, release, nonce)
+        if self._progress is not None:
+            self._progress.done(site, f"{len(release.payload)} bytes verified")
+        done = self._asked - len(self._pending) - len(self._again)
+        log.info("fingerprints: %d of %d sites answered", done, self._asked)
+
+    def _lose(self, site: str, error: FedprintError) -> None:
+        self._outcome.leave_out(site, error)
+        if self._progress is not None:
+            self._progress.lost(site, str(getattr(error, "reason", "error")), str(error))

@@ -1,0 +1,136 @@
+"""Taking sites in, rotating their keys and revoking them: trust store and Flower together.
+
+The order is such that nothing is trusted too long: a node is registered with Flower before the
+trust store names its keys, and revoked in the trust store before Flower forgets it. Either alone
+keeps a site out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from fl_server.coordinator import Coordinator, changing
+from fl_server.flower_nodes import FlowerNodes
+from protocol.enrolment import Enrolment
+from protocol.errors import FedprintError
+from protocol.statement import utc_now
+from protocol.trust import TrustStore
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a command did.
+
+    Parameters
+    ----------
+    version : int
+        Of the trust store, current or waiting.
+    current : bool
+        False while the version waits for other coordinators' signatures.
+    node : str
+        Flower's id of the site's node; empty if not known.
+    unregistered : list of str
+        Ids of the nodes that may no longer connect.
+    by_hand : list of str
+        Commands that a person must still run.
+    """
+
+    version: int
+    current: bool
+    node: str = ""
+    unregistered: list[str] = field(default_factory=list)
+    by_hand: list[str] = field(default_factory=list)
+
+
+def is_enrolled(store: TrustStore, enrolment: Enrolment) -> bool:
+    """Say whether these very keys are the site's present ones."""
+    return any(
+        (entry.key_id, entry.node_key_id) == (enrolment.key_id, enrolment.node_key_id)
+        and entry.status == "active"
+        for entry in store.entries_of(enrolment.site)
+    )
+
+
+def enrol(
+    folder: Path,
+    enrolment: Enrolment,
+    *,
+    grace: timedelta = timedelta(0),
+    offline: bool = False,
+) -> Change:
+    """Register a site's node with Flower and write its keys into the trust store.
+
+    Done twice, the second time only makes up for what the first left out.
+
+    Parameters
+    ----------
+    folder : Path
+        The coordinator's.
+    enrolment : Enrolment
+        Verified, and compared with what the site's people said.
+    grace : timedelta
+        In a rotation, how long the old keys stay valid.
+    offline : bool
+        Do not talk to the SuperLink.
+
+    Raises
+    ------
+    FedprintError
+        If the site cannot be enrolled or the SuperLink does not answer; nothing is changed then.
+    """
+    now = utc_now()
+    with changing(folder) as coordinator:
+        store = coordinator.store
+        known = is_enrolled(store, enrolment)
+        store = store if known else store.admit(enrolment, now, grace)
+        nodes = FlowerNodes(coordinator.folder)
+        node = "" if offline else nodes.register(enrolment)
+        nodes.note(enrolment, node, now + grace)
+        current = not coordinator.pending.exists() if known else coordinator.propose(store)
+        swept = nodes.sweep(now) if current and not offline else []
+    by_hand = [nodes.register_command(enrolment)] if offline else []
+    return Change(store.version, current, node, swept, by_hand)
+
+
+def revoke(folder: Path, site: str, *, offline: bool = False) -> Change:
+    """Revoke every key of a site, and have Flower forget its nodes.
+
+    Parameters
+    ----------
+    folder : Path
+        The coordinator's.
+    site : str
+        Whom to revoke.
+    offline : bool
+        Do not talk to the SuperLink.
+
+    Raises
+    ------
+    FedprintError
+        If there is no such site; or if Flower does not answer, in which case the trust store has
+        revoked the site nevertheless.
+    """
+    now = utc_now()
+    with changing(folder) as coordinator:
+        store, current = coordinator.store, not coordinator.pending.exists()
+        revoked = store.revoke_site(site)
+        if any(entry.status != "revoked" for entry in store.entries_of(site)):
+            store, current = revoked, coordinator.propose(revoked)
+        nodes = FlowerNodes(coordinator.folder)
+        nodes.retire(site, now)
+        if offline:
+            return Change(store.version, current, by_hand=nodes.unregister_commands(site))
+        try:
+            return Change(store.version, current, unregistered=nodes.sweep(now))
+        except FedprintError as error:
+            raise FedprintError(
+                f"{site} is revoked in the trust store, version {store.version}, but Flower did "
+                f"not unregister its node: {error}; run the command again when the SuperLink runs"
+            ) from error
+
+
+def sweep(coordinator: Coordinator) -> list[str]:
+    """Unregister the nodes whose time of grace is over; return their ids."""
+    return FlowerNodes(coordinator.folder).sweep(utc_now())

@@ -1,0 +1,182 @@
+"""The main job: exchange, decide, train the arms, take in who came late, write the run folder."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from fl_server.arms import ArmOutcome, arm_groups, run_arm
+from fl_server.coordinator import Coordinator
+from fl_server.decisions import Decision, decide
+from fl_server.exchange import Exchange, Patience, exchange_fingerprints
+from fl_server.models import save_model
+from fl_server.outcomes import metrics_file, recommendations_file
+from fl_server.report import write_report
+from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
+from fl_server.runstate import RunState, run_state
+from fl_server.settings import RunSettings
+from protocol.errors import FedprintError
+from protocol.files import atomic_json, atomic_write
+from protocol.runfiles import LeftOut
+from protocol.spec import load_spec
+
+log = logging.getLogger("fedprint")
+
+
+def run(
+    grid: Grid, settings: RunSettings, name: str, coordinator: Coordinator | None = None
+) -> Path:
+    """Exchange, decide, train the arms, and write the run folder.
+
+    Interrupted at any moment and called again with the same settings, it goes on where it was:
+    what is verified is not asked for again, and what was trained is not trained again.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid.
+    settings : RunSettings
+        What was asked.
+    name : str
+        Unique name of the run; an interrupted run keeps the one that it began with.
+    coordinator : Coordinator, optional
+        Key and trust store; a deployment needs it.
+
+    Returns
+    -------
+    Path
+        The run folder.
+
+    Raises
+    ------
+    FedprintError
+        If fewer sites than the quorum pass verification.
+    """
+    out = Path(settings.out)
+    with run_state(out, settings, name) as state:
+        if state.resumed:
+            log.info("resuming run %s in %s", state.run, out)
+        exchange = _exchange(grid, settings, state, coordinator)
+        write_exchange(out, exchange)
+        decision = _decide(out, exchange, settings)
+        outcomes = _train(grid, settings, state, exchange, decision)
+        _finish(out, settings, state, exchange, decision, outcomes)
+    log.info("run folder: %s", out)
+    return out
+
+
+def patience_of(settings: RunSettings) -> Patience:
+    """Return how long a run waits for whom."""
+    return Patience(
+        settings.min_sites,
+        settings.quorum,
+        settings.connect_timeout,
+        settings.exchange_timeout,
+        settings.await_approval,
+    )
+
+
+def _exchange(
+    grid: Grid, settings: RunSettings, state: RunState, coordinator: Coordinator | None
+) -> Exchange:
+    spec = load_spec(settings.spec)
+    log.info("exchanging fingerprints under spec %s", spec.name)
+    exchange = exchange_fingerprints(
+        grid,
+        spec,
+        state.run,
+        coordinator=coordinator,
+        patience=patience_of(settings),
+        received=state.received,
+        progress=state.progress,
+    )
+    for gone in exchange.left_out:
+        log.info("left out: %s (%s) %s", gone.site, gone.reason, gone.message)
+    verified = len(exchange.releases)
+    log.info("%d signed fingerprints verified, %d left out", verified, len(exchange.left_out))
+    if verified < settings.quorum:
+        first = exchange.left_out[0] if exchange.left_out else LeftOut(site="nobody", reason="")
+        raise FedprintError(
+            f"{verified} sites passed verification, at least {settings.quorum} are needed; "
+            f"first problem: {first.site}: {first.message or first.reason}"
+        )
+    return exchange
+
+
+def _decide(out: Path, exchange: Exchange, settings: RunSettings) -> Decision:
+    decision = decide(
+        exchange.fingerprints,
+        exchange.spec,
+        measure=settings.measure,
+        min_size=settings.min_group_size,
+        max_size=settings.max_group_size,
+        partners=settings.partners,
+    )
+    atomic_write(out / "distances.csv", distances_csv(decision.names, decision.distances))
+    atomic_json(out / "groups.json", decision.groups)
+    atomic_json(out / "recommendations.json", recommendations_file(decision))
+    for group in decision.groups.groups:
+        log.info("%s: %s", group.name, ", ".join(group.sites))
+    return decision
+
+
+def _train(
+    grid: Grid,
+    settings: RunSettings,
+    state: RunState,
+    exchange: Exchange,
+    decision: Decision,
+) -> dict[str, ArmOutcome]:
+    journal = state.journal(decision.names)
+    outcomes: dict[str, ArmOutcome] = {}
+    groups = [group.sites for group in decision.groups.groups]
+    for arm in settings.arms:
+        who = arm_groups(arm, groups, decision.names, settings.seed)
+        log.info("training: %s (%d groups)", arm, len(who))
+        outcomes[arm] = run_arm(
+            arm,
+            who,
+            grid,
+            exchange,
+            settings,
+            outcomes.get("alone"),
+            journal=journal,
+            progress=state.progress,
+        )
+        _tell_arm(arm, outcomes[arm])
+        for name, arrays in outcomes[arm].models.items():
+            save_model(state.folder / "models" / f"{name}.safetensors", arrays)
+    return outcomes
+
+
+def _tell_arm(arm: str, outcome: ArmOutcome) -> None:
+    values = [s["test_balanced_accuracy"] for s in outcome.scores.values()]
+    if values:
+        log.info(
+            "%s: mean balanced accuracy %.3f on test data of %d sites, %.0f s",
+            *(arm, sum(values) / len(values), len(values), outcome.seconds),
+        )
+    for site, why in outcome.lost.items():
+        log.info("lost in training (%s): %s: %s", arm, site, why)
+
+
+def _finish(
+    out: Path,
+    settings: RunSettings,
+    state: RunState,
+    exchange: Exchange,
+    decision: Decision,
+    outcomes: dict[str, ArmOutcome],
+) -> None:
+    """Write what the run ended with; the log's checkpoint comes last."""
+    state.progress.phase("report")
+    if outcomes:
+        atomic_json(out / "metrics.json", metrics_file(outcomes, decision.names))
+    seconds = exchange.seconds | {f"train {arm}": o.seconds for arm, o in outcomes.items()}
+    ended = datetime.now(UTC)
+    atomic_json(out / "run.json", run_file(exchange, settings, seconds, state.started, ended))
+    write_report(out)
+    write_log(out, exchange)

@@ -1,0 +1,163 @@
+"""One coordinator on a run folder at a time, and the same run again after it was interrupted."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fl_server.journal import Journal
+from fl_server.progress import STATE, Progress
+from fl_server.received import RECEIVED, Received
+from fl_server.runfolder import CHECKPOINT, RUN_FILES
+from fl_server.settings import RunSettings
+from protocol.errors import ConfigError, FedprintError
+from protocol.files import atomic_json
+
+RUN = f"{STATE}/run.json"
+LOCK = f"{STATE}/lock"
+JOURNAL = f"{STATE}/journal"
+LOCK_SECONDS = 90.0
+"""A ServerApp whose SuperLink was killed needs about a minute to notice."""
+
+FREE = frozenset(
+    "mode timeout connect_timeout exchange_timeout train_timeout await_approval min_sites quorum "
+    "device out server_dir sites_dir".split()
+)
+"""Settings that may differ when a run is resumed: none of them changes what it computes."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run keeps beside its results, to be resumed with.
+
+    Attributes
+    ----------
+    folder : Path
+        The run folder.
+    run : str
+        Name of the run, also after it was resumed: sites keep their models under it.
+    started : datetime
+        When it was first started.
+    resumed : bool
+        Whether it was begun before.
+    """
+
+    folder: Path
+    run: str
+    started: datetime
+    resumed: bool
+    received: Received
+    progress: Progress
+
+    def journal(self, sites: Iterable[str]) -> Journal:
+        """Return the journal of training among these sites; others have a journal of their own."""
+        members = hashlib.sha256("\n".join(sorted(sites)).encode()).hexdigest()[:16]
+        return Journal(self.folder / JOURNAL / members)
+
+
+@contextmanager
+def run_state(out: Path, settings: RunSettings, name: str) -> Iterator[RunState]:
+    """Begin a run in a folder, or resume the one that was interrupted there.
+
+    Parameters
+    ----------
+    out : Path
+        The run folder.
+    settings : RunSettings
+        What is asked; of an interrupted run, it must ask the same.
+    name : str
+        Name of a new run.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds a finished run, or an interrupted one with other settings.
+    FedprintError
+        If another coordinator works on the folder.
+    """
+    refuse_finished(out)
+    with locked(out):
+        refuse_finished(out)  # another coordinator may have finished it meanwhile
+        state = _open(out, settings, name)
+        try:
+            yield state
+        except BaseException as error:
+            state.progress.finish("failed", str(error) or type(error).__name__)
+            raise
+        state.progress.finish("finished")
+        for name in (RUN, RECEIVED):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / JOURNAL, ignore_errors=True)
+
+
+def refuse_finished(out: Path) -> None:
+    """Raise if a folder holds a run that cannot be resumed."""
+    held = [entry for entry in RUN_FILES if entry != STATE and (out / entry).exists()]
+    if (out / CHECKPOINT).exists() or (held and not (out / RUN).exists()):
+        raise ConfigError(f"{out} holds an earlier run ({held[0]}): choose another out")
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep other coordinators off a run folder.
+
+    Raises
+    ------
+    FedprintError
+        If one is at work there and does not end within `LOCK_SECONDS`.
+    """
+    (out / LOCK).parent.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("a") as file:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _lock(file.fileno()):
+            if time.monotonic() > deadline:
+                raise FedprintError(
+                    f"another coordinator works on {out}: stop it with flwr stop, or choose "
+                    "another out"
+                )
+            time.sleep(0.5)
+        yield
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _open(out: Path, settings: RunSettings, name: str) -> RunState:
+    path = out / RUN
+    asked = settings.model_dump(mode="json")
+    resumed = path.is_file()
+    if resumed:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        for key, before in known["settings"].items():
+            if key not in FREE and asked.get(key, before) != before:
+                raise ConfigError(
+                    f"{out} holds an unfinished run with {key.replace('_', '-')}={before!r}, not "
+                    f"{asked[key]!r}: resume it with its own settings or choose another out"
+                )
+    else:
+        known = {"run": name, "settings": asked, "started": datetime.now(UTC).isoformat()}
+        atomic_json(path, known)
+    progress = Progress(out, known["run"])
+    progress.note("resumed" if resumed else "started", pid=os.getpid())
+    return RunState(
+        out,
+        known["run"],
+        datetime.fromisoformat(known["started"]),
+        resumed,
+        Received(out),
+        progress,
+    )
