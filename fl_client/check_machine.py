@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from fl_client.coordinator_probe import probe
 from fl_client.finding import Check, Finding, Visit, failed, ok, warning
+from fl_client.site_texts import SPEC
 from fl_client.supernode import supernode_environment
 from protocol.errors import ConfigError, SiteError, WeightsError
 from protocol.spec import Spec, list_specs
 
-DEFAULT_SPEC = "lite0-100"
 DAYS_LEFT = 30
 """Days before a certificate expires from which on it is time to renew it."""
 
@@ -43,7 +43,7 @@ def _permitted(visit: Visit) -> list[Spec]:
     named = set(visit.policy.specs) if visit.policy is not None else set()
     wanted = [spec for spec in specs if named & {spec.name, spec.digest}]
     if "*" in named:
-        wanted = [spec for spec in specs if spec.name == DEFAULT_SPEC]
+        wanted = [spec for spec in specs if spec.name == SPEC]
     return list({spec.weights.sha256: spec for spec in reversed(wanted)}.values())
 
 

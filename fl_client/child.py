@@ -18,7 +18,7 @@ PATIENCE = 20.0
 """Seconds that a child has to end after the first signal."""
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_FAMILY_SECONDS = ((None, 3.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 2.0))
+_FAMILY_SECONDS = ((None, 1.5), (signal.SIGTERM, 5.0), (signal.SIGKILL, 2.0))
 
 
 @dataclass

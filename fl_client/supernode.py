@@ -63,7 +63,9 @@ def _quoted(value: str) -> str:
             return f'"{value}"'
         if "'" not in value:
             return f"'{value}'"
-    raise ConfigError(f"{value!r} cannot be told to Flower: use a path without quotes in it")
+    raise ConfigError(
+        f"{value!r} cannot be told to Flower: use one without quotes or odd characters"
+    )
 
 
 def supernode_command(settings: SiteSettings, port: int) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fl_server.processes import end_family, family
+from fl_server.processes import STOP_SECONDS, end_family, family
 
 
 class Background:
@@ -24,11 +24,10 @@ class Background:
         Of the process.
     """
 
-    def __init__(
-        self, command: Sequence[str], log: Path, environment: Mapping[str, str], name: str = ""
-    ) -> None:
-        self.name, self.log = name or Path(command[0]).name, log
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.log = log
         self._known: set[Any] = set()
+        self._asked = False
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -39,11 +38,6 @@ class Background:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end it in order
             )
-
-    @property
-    def pid(self) -> int:
-        """Process id of the command."""
-        return self._process.pid
 
     @property
     def running(self) -> bool:
@@ -61,9 +55,18 @@ class Background:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return " ".join(" ".join(text.splitlines()[-lines:]).split())[-400:] or "no log"
 
-    def stop(self) -> None:
-        """End it and its family in order."""
+    def ask_to_stop(self) -> None:
+        """Ask it to end in order, and do not wait."""
         self.members()
+        if self.running and not self._asked:
+            self._asked = True
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """End it in order, and whatever of its family is left after a while."""
+        self.ask_to_stop()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_SECONDS)
         end_family(self._process, self._known)
 
     def kill(self) -> None:
@@ -73,4 +76,4 @@ class Background:
         for member in self.members():
             with suppress(psutil.NoSuchProcess):
                 member.kill()
-        self.stop()
+        end_family(self._process, self._known)

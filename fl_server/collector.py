@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ class Collector:
         Says who connects.
     received, progress
         See `fl_server.exchange.exchange_fingerprints`.
+    skip : collection of str
+        Sites that are not asked.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Collector:
         roster: Roster,
         received: Received | None,
         progress: Progress | None,
+        skip: Collection[str] = (),
     ) -> None:
+        self._skip = frozenset(skip)
         self._grid, self._outcome, self._roster = grid, outcome, roster
         self._received, self._progress = received, progress
         self._sites: dict[int, str] = {}
@@ -113,7 +118,7 @@ class Collector:
         release = self._outcome.releases.get(site)
         if release is not None and release.node_id != node:
             self._outcome.releases[site] = replace(release, node_id=node)
-        return release is not None
+        return release is not None or site in self._skip
 
     def _ask(self, nodes: list[int]) -> None:
         nonces = [new_nonce() for _ in nodes]

@@ -92,6 +92,8 @@ class Deployment:
             stack.callback(self.superlink.stop)
             for site in self.sites.values():
                 stack.callback(site.stop)
+            for site in self.sites.values():  # all at once: each takes a few seconds
+                site.ask_to_stop()
 
     def fedprint(self, *arguments: object) -> str:
         """Run a ``fedprint`` command to its end and return what it printed.
@@ -132,15 +134,18 @@ class Deployment:
         start : bool
             Start the SuperNode at once.
         """
-        log = self.folder / "logs" / f"{name}.log"
-        site = LocalSite(name, self.folder / "sites" / name, log, self.connection.environment)
+        folder = self.folder / "sites" / name
         invitation = self.coordinator / "invitation.json"
         options = ["--name", name, "--invitation", invitation, "--data", images]
         options += [] if approve_first else ["--automatic"]
-        self.fedprint("site", "init", site.folder, *options)
-        enrolment = site.folder / f"{name}.enrol.json"
-        self.fedprint("server", "enrol", self.coordinator, enrolment, "--yes")
-        self.sites[name] = site
+        self.fedprint("site", "init", folder, *options)
+        self.fedprint("server", "enrol", self.coordinator, folder / f"{name}.enrol.json", "--yes")
+        return self.adopt_site(name, folder, start=start)
+
+    def adopt_site(self, name: str, folder: Path, *, start: bool = True) -> LocalSite:
+        """Take in a site's folder that was made elsewhere, enrolled or not."""
+        log = self.folder / "logs" / f"{name}.log"
+        site = self.sites[name] = LocalSite(name, folder, log, self.connection.environment)
         if start:
             site.start()
         return site

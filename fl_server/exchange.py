@@ -6,7 +6,7 @@ It runs inside ``@app.main`` before any strategy starts, on any Flower grid.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -180,15 +180,19 @@ def exchange_newcomers(
     *,
     received: Received | None = None,
     progress: Progress | None = None,
+    skip: Collection[str] = (),
 ) -> dict[str, Release]:
     """Ask the sites that came after the exchange; return their verified releases.
 
-    Sites that were left out before are asked again; who fails (again) stays or gets in `left_out`.
+    Sites that were left out before are asked again, but for those to `skip`; who fails (again)
+    stays or gets in `left_out`.
     """
     later = Exchange(outcome.run, outcome.spec, outcome.store, outcome.signer)
-    later.releases = dict(outcome.releases)
+    recalled = received.recall(outcome.store, outcome.spec, outcome.run) if received else {}
+    later.releases = {**recalled, **outcome.releases}
     roster = EnrolledRoster(grid, outcome.store, later.leave_out)
-    Collector(grid, later, roster, received, progress).collect(patience.exchange, patience.approval)
+    collector = Collector(grid, later, roster, received, progress, skip)
+    collector.collect(patience.exchange, patience.approval)
     again = {gone.site for gone in later.left_out} | later.releases.keys()
     kept = [gone for gone in outcome.left_out if gone.site not in again]
     outcome.left_out = [*kept, *later.left_out]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import subprocess
 import threading
 import time
@@ -17,6 +18,7 @@ COMPLETED = "finished:completed"
 ENDED = "finished:"
 LOOK_SECONDS = 0.5
 MARK = "fedprint | "
+RAISED = re.compile(r"[\w.]+(Error|Exception): ")  # the line of a traceback that says what
 
 
 def await_end(connection: Connection, run_id: str, timeout: float) -> str:
@@ -71,11 +73,13 @@ def follow(
         Unless Flower says that the run completed; carries the run's own error line.
     """
     deadline = time.monotonic() + timeout
-    problem = ""
+    problem = last = ""
     for line in _lines(connection, run_id, deadline):
         if line is None:
             meanwhile()
-        elif ERROR_MARK in line:
+            continue
+        last = line.strip() if RAISED.match(line) else last
+        if ERROR_MARK in line:
             problem = problem or line.partition(ERROR_MARK)[2]
         elif MARK in line:
             show(line.partition(MARK)[2])
@@ -84,7 +88,8 @@ def follow(
     # `flwr log` ends well whatever became of the run
     status = await_end(connection, run_id, max(deadline - time.monotonic(), 10.0))
     if status != COMPLETED:
-        raise FedprintError(problem or f"the Flower run {run_id} ended as {status}")
+        why = f": {last}" if last else ": see its log with flwr log"
+        raise FedprintError(problem or f"the Flower run {run_id} ended as {status}{why}")
 
 
 def _lines(connection: Connection, run_id: str, deadline: float) -> Iterator[str | None]:

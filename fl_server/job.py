@@ -12,6 +12,7 @@ from fl_server.arms import ArmOutcome, arm_groups, run_arm
 from fl_server.coordinator import Coordinator
 from fl_server.decisions import Decision, decide
 from fl_server.exchange import Exchange, Patience, exchange_fingerprints
+from fl_server.late import join_at_the_end
 from fl_server.models import save_model
 from fl_server.outcomes import metrics_file, recommendations_file
 from fl_server.report import write_report
@@ -64,6 +65,8 @@ def run(
         decision = _decide(out, exchange, settings)
         outcomes = _train(grid, settings, state, exchange, decision)
         _finish(out, settings, state, exchange, decision, outcomes)
+        if coordinator is not None:
+            join_at_the_end(grid, settings, coordinator, exchange, state.progress)
     log.info("run folder: %s", out)
     return out
 

@@ -37,6 +37,11 @@ class LocalSite:
         command = [*FEDPRINT, "site", "start", str(self.folder)]
         self._process = Background(command, self._log, self._environment)
 
+    def ask_to_stop(self) -> None:
+        """Ask it to end in order, and do not wait."""
+        if self._process is not None:
+            self._process.ask_to_stop()
+
     def stop(self) -> None:
         """Stop it in order."""
         if self._process is not None:

@@ -28,9 +28,9 @@ JOURNAL = f"{STATE}/journal"
 LOCK_SECONDS = 90.0
 """A ServerApp whose SuperLink was killed needs about a minute to notice."""
 
-FREE = frozenset(
-    "mode timeout connect_timeout exchange_timeout train_timeout await_approval min_sites quorum "
-    "device out server_dir sites_dir".split()
+FREE = (
+    *("mode", "min_sites", "quorum", "device", "out", "server_dir", "sites_dir"),
+    *("timeout", "connect_timeout", "exchange_timeout", "train_timeout", "await_approval"),
 )
 """Settings that may differ when a run is resumed: none of them changes what it computes."""
 

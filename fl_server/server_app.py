@@ -11,7 +11,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_server.coordinator import Coordinator, open_coordinator
 from fl_server.exchange import is_deployment
-from fl_server.job import join_late, run
+from fl_server.job import run
+from fl_server.late import join_late
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, FedprintError
 

@@ -140,7 +140,7 @@ def enrol(
         typer.echo(f"replaces     {enrolment.replaces}, which has signed this too")
     typer.echo(f"made         {enrolment.issued:%Y-%m-%d %H:%M} UTC")
     if not yes:
-        typer.confirm("Did the site read out the same key ids?", abort=True)
+        _agree("Did the site read out the same key ids?")
     done = enrolling.enrol(folder, enrolment, grace=timedelta(hours=grace), offline=offline)
     _show_change(folder, f"{enrolment.site} is enrolled", done)
     if done.node:
@@ -193,7 +193,7 @@ def sign(
             raise ConfigError("to sign a FILE give your --key and nothing else")
         _show_store(target)
         if not yes:
-            typer.confirm("Is this right, and are these the other coordinators' keys?", abort=True)
+            _agree("Is this right, and are these the other coordinators' keys?")
         typer.echo(f"{target} has {cosigning.sign_file(target, signer)} signatures now")
         return
     with changing(target) as coordinator:
@@ -204,6 +204,18 @@ def sign(
         typer.echo(f"trust store version {done.store.version} is current")
         for node in enrolling.sweep(done):
             typer.echo(f"Flower has unregistered node {node}")
+
+
+def _agree(question: str) -> None:
+    """Ask a person; nobody there to answer is a no."""
+    from protocol.errors import ConfigError
+
+    try:
+        agreed = typer.confirm(question)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        raise ConfigError("nothing was changed: compare the key ids first, then say yes (or --yes)")
 
 
 def _show_new(folder: Path, public_pem: str, threshold: int) -> None:

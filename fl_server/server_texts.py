@@ -39,7 +39,7 @@ After=network-online.target
 
 [Service]
 User={user}
-ExecStart={start}
+ExecStart=/bin/sh {start}
 EnvironmentFile=-{environment}
 Restart=on-failure
 RestartSec=5
@@ -101,7 +101,7 @@ def superlink_service(folder: Path, settings: ServerFile) -> str:
         passphrase=PASSPHRASE,
         script=_word(folder / "superlink.service"),
         user=getpass.getuser(),
-        start=_unit_word(folder / "superlink.sh"),
+        start=_unit_word(folder / "superlink.sh").replace("$", "$$"),
         environment=_unit_text(folder / ENVIRONMENT_FILE),
         writable=_unit_word(folder),
     )
@@ -139,5 +139,5 @@ def _unit_text(value: object) -> str:
 
 
 def _unit_word(value: object) -> str:
-    text = _unit_text(value).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+    text = _unit_text(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from protocol.enrolment import Enrolment, Invitation
 from protocol.files import atomic_json
 from protocol.names import Sha256Hex, SiteName
 from protocol.spec import Spec
@@ -199,6 +200,8 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "trust": TrustStore,
     "release": ReleaseStatement,
     "binding": BindingStatement,
+    "enrolment": Enrolment,
+    "invitation": Invitation,
 }
 
 

@@ -9,12 +9,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from fixtures_sites import write_classes, write_manifest
 from fixtures_tls import Authority
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fl_client import site_init
 from fl_client.policy import Policy, load_policy
 from fl_client.site import read_site
-from fl_client.site_file import SiteFile
+from fl_client.site_file import DataTable, SiteFile, SiteTable, TaskTable
 from fl_client.site_settings import load_site_settings
+from fl_client.site_texts import site_toml
 from protocol.cli import main
 from protocol.enrolment import Invitation, open_enrolment, write_invitation
 from protocol.keys import (
@@ -101,6 +104,20 @@ def test_every_line_of_the_settings_is_explained(root: Path) -> None:
     # the examples, taken out of their comments, are good too
     bare = tomllib.loads(re.sub(r"^# ([a-z-]+ = )", r"\1", text, flags=re.MULTILINE))
     assert SiteFile.model_validate(bare).task.codes == {"lesion": "SCT:52988006"}
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+
+
+@given(name=TEXT, keywords=st.lists(TEXT), codes=st.dictionaries(TEXT, TEXT), folder=TEXT)
+def test_any_text_comes_back(
+    name: str, keywords: list[str], codes: dict[str, str], folder: str
+) -> None:
+    task = TaskTable(name=name, keywords=keywords, codes=codes)
+    data = DataTable(folder=folder)
+    site = SiteTable.model_validate({"name": "north", "superlink": "host:1"})
+    read = SiteFile.model_validate(tomllib.loads(site_toml(site, task, data)))
+    assert (read.task, read.data) == (task, data)
 
 
 def test_a_task_described_beside_the_images_is_taken_over(root: Path) -> None:

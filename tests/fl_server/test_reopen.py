@@ -125,7 +125,9 @@ def test_newcomers_are_written_into_the_folder(run: Federation, folder: Path) ->
     shots = parsed(folder / "recommendations.json")["sites"]
     assert shots["site-0-2"]["co-training"][0]["source"].startswith("site-0-")
     assert len((folder / "distances.csv").read_text().splitlines()) == 8
-    assert "site-0-2" in (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text()
+    assert "site-0-2" in report
+    assert "1 of 4 classes are held by two or more sites" in report  # as planned with the newcomer
     for name in before:
         if name.startswith(("fingerprints/", "models/")) or name == "spec.json":
             assert (folder / name).read_bytes() == before[name]

@@ -18,20 +18,29 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Key, Signature, Signer, SSlibKey
 
+from protocol import keys
+from protocol.envelope import open_envelope, sign
 from protocol.errors import ConfigError
 from protocol.keys import (
+    CryptoSigner,
     generate_key,
+    generate_node_key,
     key_id,
     key_pem,
     load_private_key,
+    load_signer,
+    openssh_public,
     public_key,
     public_pem,
+    save_node_key,
     save_private_key,
     signer,
+    signer_pem,
     user_key,
 )
+from protocol.taskcard import TaskCard
 
 from .conftest import make_case
 
@@ -120,3 +129,111 @@ def test_unusable_keys(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unsupported kind rsa"):
         public_key(public_pem(rsa.generate_private_key(65537, 2048)))
     assert public_pem(generate_key()) != public_pem(generate_key())
+
+
+def test_a_key_saved_under_a_passphrase(any_key: PrivateKeyTypes, tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    save_private_key(path, any_key, "open sesame")
+    assert path.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert signer_pem(load_signer(path, "open sesame")) == public_pem(any_key)
+    with pytest.raises(ConfigError, match="give the right one in FEDPRINT_KEY_PASSPHRASE, or none"):
+        load_signer(path)
+    save_private_key(path, any_key, "")
+    assert signer_pem(load_signer(str(path))) == public_pem(any_key)
+
+
+def test_a_node_key_is_in_the_form_of_openssh(tmp_path: Path) -> None:
+    key = generate_node_key()
+    save_node_key(tmp_path / "node", key)
+    assert stat.S_IMODE((tmp_path / "node").stat().st_mode) == 0o600
+    assert (tmp_path / "node").read_text().startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+    line = (tmp_path / "node.pub").read_text()
+    assert line == openssh_public(public_pem(key)) + "\n"
+    assert line.startswith("ecdsa-sha2-nistp384 ")
+    assert signer_pem(load_signer(tmp_path / "node")) == public_pem(key)
+
+
+def test_a_file_must_hold_the_key_that_is_named(tmp_path: Path) -> None:
+    mine, other = generate_key(), generate_key()
+    save_private_key(tmp_path / "key", mine)
+    assert load_signer(tmp_path / "key", public_pem=public_pem(mine))
+    with pytest.raises(ConfigError, match="is not the private half of the public key"):
+        load_signer(tmp_path / "key", public_pem=public_pem(other))
+
+
+class Token(Signer):
+    """A backend for a key that never leaves its token, as securesystemslib asks for it."""
+
+    keys: dict[str, PrivateKeyTypes] = {}  # noqa: RUF012
+    plugged_in = True
+
+    def __init__(self, inner: CryptoSigner) -> None:
+        self._inner = inner
+
+    @property
+    def public_key(self) -> Key:
+        return self._inner.public_key
+
+    @classmethod
+    def from_priv_key_uri(cls, uri: str, public: Key, secrets_handler: object = None) -> Token:
+        assert callable(secrets_handler)
+        if secrets_handler("pin") != "1234":
+            raise PermissionError("wrong PIN")
+        return cls(CryptoSigner(cls.keys[uri.partition(":")[2]], public))
+
+    def sign(self, payload: bytes) -> Signature:
+        if not self.plugged_in:
+            raise OSError("no token in the slot")
+        return self._inner.sign(payload)
+
+
+@pytest.fixture
+def token(any_key: PrivateKeyTypes, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, "token", Token)
+    monkeypatch.setitem(Token.keys, "9c", any_key)
+    return "token:9c"
+
+
+def test_a_key_in_a_token_signs(token: str, any_key: PrivateKeyTypes) -> None:
+    pem = public_pem(any_key)
+    found = load_signer(token, b"1234", pem)
+    assert signer_pem(found) == pem
+    data = sign(TaskCard(name="tissue"), found)
+    assert open_envelope(data, lambda _: public_key(pem))[1] == key_id(pem)
+
+
+def test_a_token_that_will_not(
+    token: str, any_key: PrivateKeyTypes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = public_pem(any_key)
+    with pytest.raises(ConfigError, match=r"token:9c needs its public half: export it as PEM"):
+        load_signer(token, "1234")
+    with pytest.raises(ConfigError, match=r"token:9c asks for its pin: set FEDPRINT_KEY_PASSPH"):
+        load_signer(token, None, pem)
+    with pytest.raises(ConfigError, match=r"cannot be used \(PermissionError: wrong PIN\): see"):
+        load_signer(token, "0000", pem)
+    found = load_signer(token, "1234", pem)
+    monkeypatch.setattr(Token, "plugged_in", False)
+    with pytest.raises(ConfigError, match=r"cannot sign \(OSError: no token in the slot\)"):
+        sign(TaskCard(name="tissue"), found)
+
+
+@pytest.mark.parametrize("uri", ["hsm:2?label=x", "awskms:alias/x", "gcpkms:x", "azurekms:x"])
+def test_the_shipped_schemes_are_uris(uri: str) -> None:
+    assert keys.is_uri(uri)
+    assert not keys.is_uri(Path(uri))
+    with pytest.raises(ConfigError, match=f"key {uri[:3]}.* needs its public half"):
+        load_signer(uri)
+
+
+def test_a_backend_without_its_packages_says_so() -> None:
+    if find_spec("boto3") is not None:
+        pytest.skip("boto3 is installed")
+    pem = public_pem(generate_node_key())
+    with pytest.raises(ConfigError, match=r"\(UnsupportedLibraryError: .*awskms backend needs"):
+        load_signer("awskms:alias/fedprint", None, pem)
+
+
+def test_a_path_with_a_colon_is_a_file(tmp_path: Path) -> None:
+    save_private_key(tmp_path / "odd:name", generate_key())
+    assert load_signer(str(tmp_path / "odd:name"))

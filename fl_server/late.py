@@ -1,0 +1,150 @@
+"""Sites that come after the groups were made: asked, placed and trained without the others."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from fl_server.asking import POLL_SECONDS
+from fl_server.coordinator import Coordinator
+from fl_server.exchange import Exchange, Patience, exchange_newcomers
+from fl_server.join import join
+from fl_server.join_folder import received_newcomers, write_joined
+from fl_server.journal import Journal
+from fl_server.progress import Progress
+from fl_server.reopen import Reopened, reopen
+from fl_server.roster import EnrolledRoster
+from fl_server.runstate import JOURNAL, locked
+from fl_server.settings import RunSettings
+from protocol.errors import ConfigError, FedprintError
+
+log = logging.getLogger("fedprint")
+
+UNANSWERED = ("no-reply", "client-error", "unreachable", "awaiting-approval")
+"""Reasons for which a site was left out that may be over by the end of the run."""
+
+
+def join_late(grid: Grid, settings: RunSettings, coordinator: Coordinator | None) -> list[str]:
+    """Take the sites that came after a finished run into its groups.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid.
+    settings : RunSettings
+        Whose `out` is the run folder; what changes results is taken from the run itself.
+    coordinator : Coordinator
+        Whose run it is.
+
+    Returns
+    -------
+    list of str
+        Names of the sites that joined.
+
+    Raises
+    ------
+    ConfigError
+        If there is no coordinator's folder: the log of a simulated run cannot be signed again.
+    FedprintError
+        If no new site connects in time, or none passes verification.
+    """
+    if coordinator is None:
+        raise ConfigError('mode="join" needs server-dir: a simulated run cannot be joined later')
+    out = Path(settings.out)
+    with locked(out):
+        reopened = reopen(out, coordinator.public_pem)
+        progress = Progress(out, reopened.run.run)
+        exchange = reopened.exchange(coordinator.store, coordinator.signer)
+        try:
+            _await_newcomer(grid, exchange, settings, progress)
+            names = _take_in(grid, reopened, exchange, settings, progress)
+            if not names:
+                gone = exchange.left_out[-1]
+                raise FedprintError(f"nobody joined; {gone.site}: {gone.message or gone.reason}")
+        except BaseException as error:
+            progress.finish("failed", str(error) or type(error).__name__)
+            raise
+        progress.finish("finished")
+    return names
+
+
+def join_at_the_end(
+    grid: Grid,
+    settings: RunSettings,
+    coordinator: Coordinator,
+    exchange: Exchange,
+    progress: Progress,
+) -> None:
+    """Take in who came or answered too late for the groups, now that the run has its results.
+
+    A failure costs nothing that is there: it is logged, and ``mode="join"`` tries it again.
+    """
+    refused = {gone.site for gone in exchange.left_out if gone.reason not in UNANSWERED}
+    roster = EnrolledRoster(grid, coordinator.store, lambda _site, _error: None)
+    arrived = set(roster.arrivals(0.0).values())
+    if not arrived - exchange.releases.keys() - refused:
+        return
+    try:
+        reopened = reopen(Path(settings.out), coordinator.public_pem)
+        again = reopened.exchange(coordinator.store, coordinator.signer)
+        _take_in(grid, reopened, again, settings, progress, refused)
+    except FedprintError as error:
+        log.warning('late sites were not taken in (try mode="join"): %s', error)
+        progress.note("join failed", message=str(error))
+
+
+def _await_newcomer(
+    grid: Grid, exchange: Exchange, settings: RunSettings, progress: Progress
+) -> None:
+    progress.phase("connect", deadline_s=settings.connect_timeout)
+    roster = EnrolledRoster(grid, exchange.store, lambda _site, _error: None)
+    deadline = time.monotonic() + settings.connect_timeout
+    while not set(roster.arrivals(0.0).values()) - exchange.releases.keys():
+        if time.monotonic() > deadline:
+            raise FedprintError(
+                f"no site connected within {settings.connect_timeout:.0f} s that is not in the "
+                "run: enrol it and start its SuperNode"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _take_in(
+    grid: Grid,
+    reopened: Reopened,
+    exchange: Exchange,
+    settings: RunSettings,
+    progress: Progress,
+    refused: set[str] | None = None,
+) -> list[str]:
+    """Exchange with the newcomers, place and train them, and write the run folder anew."""
+    out = reopened.folder
+    newcomers = exchange_newcomers(
+        grid,
+        exchange,
+        Patience(1, 1, 0.0, settings.exchange_timeout, settings.await_approval),
+        received=received_newcomers(out),
+        progress=progress,
+        skip=refused or set(),
+    )
+    if not newcomers:
+        return []
+    journal = Journal(out / JOURNAL / "join")
+    joined = join(
+        grid,
+        newcomers,
+        exchange,
+        reopened.groups,
+        reopened.plans,
+        reopened.models,
+        reopened.settings(settings),
+        journal=journal,
+        progress=progress,
+    )
+    progress.phase("report")
+    write_joined(reopened, joined, exchange)
+    shutil.rmtree(journal.folder, ignore_errors=True)
+    return sorted(newcomers)

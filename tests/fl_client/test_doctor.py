@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from fixtures_deployed import deployed
+from fixtures_sites import picture, write_manifest
+from fixtures_tls import Authority, serving
+from PIL import Image
+
+from fl_client import check_setup
+from fl_client.check_images import IMAGE_CHECKS
+from fl_client.check_labels import LABEL_CHECKS
+from fl_client.check_machine import check_coordinator, check_device, check_flower, clock
+from fl_client.check_setup import SETUP_CHECKS
+from fl_client.coordinator_probe import probe
+from fl_client.doctor import examine, summary
+from fl_client.finding import Check, Finding, Visit
+from fl_client.site_settings import SiteSettings, load_site_settings
+from protocol.cli import main
+from protocol.errors import SiteError
+from protocol.keys import PASSPHRASE, generate_node_key, save_node_key, save_private_key
+
+
+@pytest.fixture
+def north(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SiteSettings:
+    monkeypatch.delenv(PASSPHRASE, raising=False)
+    return deployed(tmp_path / "north")
+
+
+def look(settings: SiteSettings, *checks: Check, images: int = 50) -> dict[str, Finding]:
+    """Return what is not ok, by reason code."""
+    visit = Visit(load_site_settings(settings.folder), images)
+    findings = [finding for check in checks for finding in check(visit)]
+    assert all(f.mend and f.reason for f in findings if f.state != "ok")
+    return {f.reason: f for f in findings if f.state != "ok"}
+
+
+# the coordinator
+
+
+def reason_of(superlink: str, certificates: Path) -> str:
+    with pytest.raises(SiteError) as caught:
+        probe(superlink, certificates, timeout=2)
+    assert "\n" not in str(caught.value)
+    return caught.value.reason
+
+
+def test_the_right_coordinator(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with serving(*authority.issue("good", days=100)) as superlink:
+        answer = probe(superlink, authority.certificate)
+    assert answer.days_left == 99
+    assert answer.expires - datetime.now(UTC) < timedelta(days=100)
+    assert answer.skew is not None
+    assert abs(answer.skew) < 2
+
+
+def test_every_fault_at_the_door_has_its_reason(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "a"), Authority(tmp_path / "b", "another")
+    same_name = Authority(tmp_path / "c")
+    with serving(*authority.issue("old", days=-1)) as superlink:
+        assert reason_of(superlink, authority.certificate) == "certificate-expired"
+    with serving(*authority.issue("early", days=9, ago=-3)) as superlink:
+        assert reason_of(superlink, authority.certificate) == "certificate-not-yet-valid"
+    with serving(*authority.issue("elsewhere", address="10.0.0.1")) as superlink:
+        assert reason_of(superlink, authority.certificate) == "certificate-name"
+    with serving(*other.issue("foreign")) as superlink:
+        assert reason_of(superlink, authority.certificate) == "wrong-ca"
+        assert reason_of(superlink, same_name.certificate) == "wrong-ca"
+        assert reason_of(superlink, tmp_path / "gone.crt") == "bad-ca-file"
+    with serving(*same_name.issue("twin")) as superlink:
+        assert reason_of(superlink, authority.certificate) == "wrong-ca"
+    assert reason_of(superlink, authority.certificate) == "unreachable"
+    assert reason_of("no.such.host.invalid:1", authority.certificate) == "unreachable"
+
+
+def test_a_server_without_tls(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        superlink = f"127.0.0.1:{server.getsockname()[1]}"
+        plain = "import socket,sys; s=socket.socket(fileno=int(sys.argv[1])); c,_=s.accept(); "
+        plain += "c.recv(1); c.sendall(b'HTTP/1.1 400 Bad Request\\r\\n\\r\\n'); c.recv(9999)"
+        number = server.fileno()
+        with subprocess.Popen([sys.executable, "-c", plain, str(number)], pass_fds=[number]):
+            assert reason_of(superlink, Authority(tmp_path).certificate) == "no-tls"
+
+
+def test_findings_about_the_coordinator(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    with serving(*authority.issue("soon", days=12), ahead=-60) as superlink:
+        settings = deployed(tmp_path / "north", superlink)
+        found = look(settings, check_coordinator)
+    assert set(found) == {"certificate-expires-soon", "clock-skew"}
+    assert "valid for 11 days" in found["certificate-expires-soon"].found
+    assert found["clock-skew"].found.endswith(
+        "s ahead of the coordinator's: Flower refuses the node"
+    )
+    found = look(settings, check_coordinator)
+    assert found["unreachable"].state == "failed"
+    assert found["unreachable"].mend.startswith("see whether the coordinator is up")
+
+
+@pytest.mark.parametrize(
+    ("skew", "state"),
+    [(0.4, "ok"), (-1.5, "ok"), (-4, "warning"), (-6, "failed"), (200, "warning"), (400, "failed")],
+)
+def test_how_far_clocks_may_differ(skew: float, state: str) -> None:
+    assert clock(skew).state == state
+
+
+# what init made
+
+
+def test_a_fresh_site_is_well(north: SiteSettings) -> None:
+    assert look(north, *SETUP_CHECKS, *IMAGE_CHECKS, *LABEL_CHECKS, check_flower) == {}
+
+
+def test_faults_of_keys(north: SiteSettings) -> None:
+    north.key.chmod(0o640)
+    found = look(north, *SETUP_CHECKS)["key-not-private"]
+    assert (found.found, found.mend) == (
+        f"{north.key} can be read by others (640)",
+        f"chmod 600 {north.key}",
+    )
+    save_node_key(north.key, generate_node_key())
+    assert set(look(north, *SETUP_CHECKS)) == {"other-keys"}
+    save_private_key(north.key, generate_node_key())
+    assert "in OpenSSH form" in look(north, *SETUP_CHECKS)["bad-key"].found
+    north.key.unlink()
+    north.enrolment.unlink()
+    found_all = look(north, *SETUP_CHECKS)
+    assert set(found_all) == {"bad-key", "enrolment-missing"}
+    assert found_all["bad-key"].found == (
+        f"key file {north.key} cannot be read: No such file or directory"
+    )
+
+
+def test_a_changed_enrolment(north: SiteSettings) -> None:
+    envelope = json.loads(north.enrolment.read_text())
+    payload = base64.b64decode(envelope["payload"]).replace(b'"north"', b'"south"')
+    envelope["payload"] = base64.b64encode(payload).decode()
+    north.enrolment.write_text(json.dumps(envelope))
+    found = look(north, check_setup.check_enrolment)
+    assert [finding.state for finding in found.values()] == ["failed"]
+
+
+def test_the_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSPHRASE, "secret")
+    settings = deployed(tmp_path / "north")
+    assert look(settings, *SETUP_CHECKS) == {}
+    monkeypatch.setenv(PASSPHRASE, "wrong")
+    assert set(look(settings, *SETUP_CHECKS)) == {"bad-key"}
+    monkeypatch.delenv(PASSPHRASE)
+    assert look(settings, *SETUP_CHECKS)["passphrase-missing"].found == (
+        f"{settings.signing_key} is encrypted, and {PASSPHRASE} is not set"
+    )
+
+
+def test_faults_of_the_policy(north: SiteSettings) -> None:
+    text = north.policy.read_text()
+    north.policy.write_text(text.replace("min_images = 10", "min_images = 50"))
+    assert look(north, *SETUP_CHECKS)["too-few-images"].found == (
+        "the site has 24 images, its policy asks for 50"
+    )
+    north.policy.write_text("specs = []")
+    assert set(look(north, *SETUP_CHECKS)) == {"nothing-permitted"}
+    north.policy.write_text("spec = 1")
+    assert set(look(north, *SETUP_CHECKS)) == {"bad-policy"}
+
+
+def test_a_policy_in_words(north: SiteSettings) -> None:
+    findings = {f.name: f.found for f in check_setup.check_policy(Visit(north, 0))}
+    assert findings == {
+        "policy": "lets fingerprints of lite0-100 go after a person approved, from 10 images and "
+        "1 patients on, up to 1000 bins, and takes part in training"
+    }
+
+
+def test_faults_of_the_state_folder(north: SiteSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    north.state.chmod(0o755)
+    assert set(look(north, *SETUP_CHECKS)) == {"state-not-private"}
+    for free, reason in ((10**9, "little-disk"), (10**8, "disk-full")):
+        usage = shutil._ntuple_diskusage(10**12, 0, free)  # type: ignore[attr-defined]
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        assert set(look(north, *SETUP_CHECKS)) == {reason}
+    shutil.rmtree(north.state)
+    north.state.write_text("a file")
+    assert set(look(north, *SETUP_CHECKS)) == {"state-not-writable"}
+
+
+# images and labels
+
+
+def test_images_that_cannot_be_read(north: SiteSettings) -> None:
+    (north.data / "grey" / "000.png").write_text("no image")
+    Image.new("F", (4, 4)).save(north.data / "grey" / "float.tif")
+    cut = north.data / "white" / "001.png"
+    Image.fromarray(picture(3, 300, 300)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    found = look(north, *IMAGE_CHECKS)["unreadable-images"]  # the last one: of the sample
+    assert found.name == "sample"
+    assert found.found.startswith("3 of 25 cannot be read: ")
+    found = look(north, *IMAGE_CHECKS, images=0)["unreadable-images"]
+    assert found.found == (
+        "2 of 25 cannot be read: grey/000.png (UnidentifiedImageError), grey/float.tif "
+        "(32-bit pixels)"
+    )
+
+
+def test_a_site_that_cannot_be_read_is_one_finding(north: SiteSettings) -> None:
+    Image.fromarray(picture(3)).save(north.data / "loose.png")
+    found = look(north, *IMAGE_CHECKS, *LABEL_CHECKS)
+    assert set(found) == {"bad-data"}
+    assert "loose.png lies in no class subfolder" in found["bad-data"].found
+
+
+def test_classes(north: SiteSettings) -> None:
+    small = north.data / "black"
+    small.mkdir()
+    shutil.move(north.data / "grey" / "000.png", small / "0.png")
+    assert look(north, *LABEL_CHECKS)["small-class"].found == (
+        "fewer than 5 images of black (black: 1, grey: 11, white: 12)"
+    )
+    shutil.move(small, north.data / "Grey")
+    assert look(north, *LABEL_CHECKS)["same-class"].found == "several classes mean 'grey'"
+    shutil.rmtree(north.data / "Grey")
+    shutil.rmtree(north.data / "white")
+    assert set(look(north, *LABEL_CHECKS)) == {"one-class"}
+
+
+def test_images_that_are_there_twice(north: SiteSettings) -> None:
+    shutil.copy(north.data / "grey" / "000.png", north.data / "grey" / "again.png")
+    found = look(north, *LABEL_CHECKS)
+    assert set(found) == {"duplicate-images"}
+    assert found["duplicate-images"].found == (
+        "1 images are there twice where training and test data may share them: "
+        "grey/000.png = grey/again.png"
+    )
+    shutil.copy(north.data / "grey" / "001.png", north.data / "white" / "again.png")
+    assert set(look(north, *LABEL_CHECKS)) == {"duplicate-images", "duplicate-labels"}
+
+
+def manifest_site(root: Path, rows: list[str]) -> SiteSettings:
+    write_manifest(root / "north-data", rows, "path,label,subject_id,split")
+    return deployed(root / "north")
+
+
+def test_splits(tmp_path: Path) -> None:
+    rows = [f"{n}.png,{'ab'[n % 2]},p{n},train" for n in range(12)]
+    settings = manifest_site(tmp_path, rows)
+    assert look(settings, *LABEL_CHECKS)["empty-split"].found == (
+        "train 8, val 4, test 0 (as the site says)"
+    )
+    shutil.copy(settings.data / "0.png", settings.data / "2.png")
+    assert "duplicate-images" not in look(settings, *LABEL_CHECKS)  # both in train
+    table = settings.data / "labels.csv"
+    table.write_text(table.read_text().replace("p2,train", "p2,test"))
+    found = look(settings, *LABEL_CHECKS)
+    assert set(found) == {"duplicate-images"}
+    table.write_text(table.read_text().replace("p4,train", "p2,train"))
+    assert "subject p2 is in both" in look(settings, *IMAGE_CHECKS)["bad-data"].found
+    table.write_text("\n".join(["path,label,subject_id,split", *rows]).replace(",train", ",test"))
+    assert set(look(settings, *LABEL_CHECKS)) == {"no-training-images"}
+
+
+# the machine
+
+
+def test_the_device(north: SiteSettings) -> None:
+    path = north.folder / "site.toml"
+    path.write_text(path.read_text().replace('device = ""', 'device = "cpu"'))
+    assert look(north, check_device)["cpu-only"].state == "warning"
+    path.write_text(path.read_text().replace('device = "cpu"', 'device = "abacus"'))
+    assert look(north, check_device)["no-device"].found.startswith("unknown device 'abacus'")
+
+
+def test_without_flower(north: SiteSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert look(north, check_flower)["flower-missing"].state == "failed"
+
+
+# the command
+
+
+def test_the_command_collects_all_and_ends_with_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PASSPHRASE, raising=False)
+    authority = Authority(tmp_path / "authority")
+
+    def check() -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["site", "check", str(settings.folder), "--json", str(tmp_path / "c.json")])
+        return int(ended.value.code or 0)
+
+    with serving(*authority.issue("good")) as superlink:
+        settings = deployed(tmp_path / "north", superlink)
+        assert check() == 0
+        written = json.loads((tmp_path / "c.json").read_text())
+        assert written["ok"] is True
+        names = [finding["name"] for finding in written["checks"]]
+        assert {"settings", "weights of lite0-100", "coordinator", "clock", "splits"} <= set(names)
+    settings.key.chmod(0o644)
+    (settings.data / "grey" / "000.png").write_text("no image")
+    assert check() == 1
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert written["ok"] is False
+    reasons = {f["reason"] for f in written["checks"] if f["state"] == "failed"}
+    assert reasons == {"key-not-private", "unreadable-images", "unreachable"}
+    assert "chmod 600" in capsys.readouterr().out
+
+
+def test_settings_that_cannot_be_used_are_the_only_finding(tmp_path: Path) -> None:
+    findings = examine(tmp_path)
+    assert [(f.name, f.state, f.reason) for f in findings] == [
+        ("settings", "failed", "bad-settings")
+    ]
+    assert summary(findings)["ok"] is False
+
+
+def test_torch_is_not_imported_for_help_and_settings() -> None:
+    script = "import sys, fl_client.doctor, fl_client.site_commands; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
