@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,12 @@ SETTINGS = {
 """Environment of the SuperNode: nothing is fetched from anywhere, nothing told to anybody."""
 
 _NOT_ENROLLED = "[code: 2004]"  # how the SuperLink refuses a node whose key it does not know
+_CONNECTED = "SuperNode ID:"
+_MARK = "connected-before"
+
+RETURN_SECONDS, RETRY_SECONDS = 120.0, 10.0
+"""A SuperNode that was killed is connected still, as its SuperLink sees it, for about a minute. The
+one that takes its place is refused like a stranger until then, so it tries again for so long."""
 
 
 def node_config(settings: SiteSettings) -> str:
@@ -124,22 +131,39 @@ def start_site(settings: SiteSettings, tell: Callable[[str], None] = typer.echo)
         if program is None:
             raise SiteError("flower-supernode is missing: run `pip install flwr`", "flower-missing")
         (settings.state / "flwr").mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = supernode_command(settings, settings.port or free_port())
-        refused: list[str] = []
-
-        def see(line: str) -> None:
-            if _NOT_ENROLLED in line:
-                refused.append(line)
-
         tell(f"fedprint | site {settings.name} starts for {settings.superlink}")
-        ended = run_child(
-            [program, *command[1:]],
-            environment,
-            see,
-            inherit=[lock],
-            started=functools.partial(note_holder, lock),
-        )
-    return _exit_code(settings, ended, not_enrolled=bool(refused))
+        deadline = time.monotonic() + RETURN_SECONDS
+        while True:
+            ended, refused = _run_once(settings, program, environment, lock)
+            returns = refused and (settings.state / _MARK).exists()
+            if ended.stopped_by is not None or not returns or time.monotonic() > deadline:
+                break
+            tell("fedprint | refused for now: the SuperLink may still wait for the node before")
+            time.sleep(RETRY_SECONDS)
+    return _exit_code(settings, ended, not_enrolled=refused)
+
+
+def _run_once(
+    settings: SiteSettings, program: str, environment: dict[str, str], lock: int
+) -> tuple[Ended, bool]:
+    """Run the SuperNode; return how it ended, and whether the SuperLink refused its key."""
+    command = supernode_command(settings, settings.port or free_port())
+    refused: list[str] = []
+
+    def see(line: str) -> None:
+        if _NOT_ENROLLED in line:
+            refused.append(line)
+        elif _CONNECTED in line:
+            (settings.state / _MARK).touch()
+
+    ended = run_child(
+        [program, *command[1:]],
+        environment,
+        see,
+        inherit=[lock],
+        started=functools.partial(note_holder, lock),
+    )
+    return ended, bool(refused)
 
 
 def _exit_code(settings: SiteSettings, ended: Ended, not_enrolled: bool) -> int:

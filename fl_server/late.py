@@ -146,5 +146,5 @@ def _take_in(
     )
     progress.phase("report")
     write_joined(reopened, joined, exchange)
-    shutil.rmtree(journal.folder, ignore_errors=True)
+    shutil.rmtree(out / JOURNAL, ignore_errors=True)
     return sorted(newcomers)

@@ -16,6 +16,7 @@ from flwr.common.config import parse_config_args
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl_client import supernode
 from fl_client.child import run_child
 from fl_client.site_lock import LOCK, only_one
 from fl_client.site_settings import SiteSettings
@@ -344,3 +345,20 @@ def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch)
     end = run_child([sys.executable, "-c", deaf], os.environ, lambda _: None)
     assert time.monotonic() - began < 10
     assert (end.status, end.stopped_by) == (-signal.SIGKILL, signal.SIGTERM)
+
+
+def test_the_node_before_may_still_be_connected(
+    north: SiteSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower refuses the SuperNode that follows one that was killed, until it misses the other."""
+    monkeypatch.setattr(supernode, "RETRY_SECONDS", 0.1)
+    script = "echo 'SuperNode ID: 5'; exit 0"
+    fake_supernode(north.folder / "bin", monkeypatch, script)
+    assert start_site(north) == 0
+    script = "cd {0}; [ -e again ] && exit 0; touch again; echo '[code: 2004]'; exit 1"
+    fake_supernode(north.folder / "bin", monkeypatch, script.format(north.folder))
+    told: list[str] = []
+    assert start_site(north, told.append) == 0
+    assert (
+        told[-1] == "fedprint | refused for now: the SuperLink may still wait for the node before"
+    )
