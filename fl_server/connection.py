@@ -116,12 +116,11 @@ class Connection:
         except subprocess.TimeoutExpired as error:
             raise Unreachable(f"the SuperLink did not answer in {ASK_SECONDS:.0f} s") from error
         except ValueError as error:
-            said = (done.stdout + done.stderr).split()
-            raise Unreachable(f"flwr {words[0]} answered: {' '.join(said)[-300:]}") from error
+            said = " ".join((done.stdout + done.stderr).split())
+            raise Unreachable(f"flwr {words[0]} answered: {said[-300:]}") from error
         if not answer.get("success"):
-            # Flower repeats its progress lines before what went wrong
-            said = str(answer.get("error-message", "")).strip().splitlines()
-            raise Unreachable(said[-1] if said else f"flwr {words[0]} failed without a reason")
+            said = _reason(str(answer.get("error-message", "")))
+            raise Unreachable(said or f"flwr {words[0]} failed without a reason")
         return answer
 
 
@@ -129,6 +128,12 @@ def config_options(run_config: Mapping[str, str | int | float | bool]) -> list[s
     """Return the options that give a run its settings."""
     pairs = " ".join(f"{key}={json.dumps(value)}" for key, value in run_config.items())
     return ["--run-config", pairs] if pairs else []
+
+
+def _reason(message: str) -> str:
+    """Return what went wrong: Flower repeats its progress lines before it, and adds a link."""
+    lines = message.strip().rpartition("\n\n")[2].splitlines()
+    return " ".join(line for line in lines if not line.startswith("For more information"))
 
 
 def _time(text: str) -> str:

@@ -108,10 +108,15 @@ def superlink_service(folder: Path, settings: ServerFile) -> str:
 
 
 def flower_connection(folder: Path, settings: ServerFile) -> str:
-    """Return Flower's ``config.toml`` with the connection to this coordinator's SuperLink."""
+    """Return Flower's ``config.toml`` with the connection to this coordinator's SuperLink.
+
+    It goes straight there: what stands before the SuperLink may let only the sites' calls through.
+    """
+    host = settings.dialled[-1]
+    local = f"[{host}]" if ":" in host else host
     return _CONNECTION.format(
         name=quoted(NAME),
-        address=quoted(settings.address),
+        address=quoted(f"{local}:{settings.port}"),
         certificates=quoted(str(folder / "tls" / CA_CERT)),
     )
 

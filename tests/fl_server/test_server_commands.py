@@ -26,6 +26,7 @@ from fl_server.certificates import issue, make_authority, read_certificate
 from fl_server.connection import Connection
 from fl_server.coordinator import open_coordinator
 from fl_server.processes import end_family
+from fl_server.server_file import read_server_file
 from protocol.enrolment import load_invitation, make_enrolment
 from protocol.keys import (
     generate_key,
@@ -99,10 +100,10 @@ def test_init_writes_a_whole_folder(folder: Path) -> None:
     assert tomllib.loads((folder / "run.toml").read_text()) == {"server-dir": str(folder)}
 
 
-def test_flower_finds_the_connection(folder: Path) -> None:
+def test_flower_goes_straight_to_the_superlink(folder: Path) -> None:
     config = tomllib.loads((folder / "flwr" / "config.toml").read_text())["superlink"]
     assert config["default"] == "fedprint"
-    address = tomllib.loads((folder / "server.toml").read_text())["address"]
+    address = f"127.0.0.1:{read_server_file(folder).port}"  # not through what stands before it
     certificates = str(folder / "tls" / "ca.crt")
     assert config["fedprint"] == {"address": address, "root-certificates": certificates}
 
