@@ -161,8 +161,8 @@ def test_private_rows_and_models_outlive_the_supernode(day: Day) -> None:
     models = day.deployment.sites["digits-b"].folder / "state" / "models"
     assert len(list(models.glob("*/model.safetensors"))) == 3  # alone, grouped, final
     [folder] = {path.parent for path in models.glob("*/private-*.safetensors")}
-    rounds = [load_file(folder / f"private-{number}.safetensors") for number in (1, 2, 3)]
-    assert [len(rows) for rows in rounds] == [1, 1, 1]
+    for number in (1, 3):  # it was away in the second round, and began the third with the first's
+        assert len(load_file(folder / f"private-{number}.safetensors")) == 1
 
 
 def test_the_run_folder_is_whole(day: Day) -> None:
