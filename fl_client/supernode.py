@@ -176,12 +176,17 @@ def _exit_code(settings: SiteSettings, ended: Ended, not_enrolled: bool) -> int:
             "`fedprint server enrol`",
             "not-registered",
         )
-    if ended.status != 0:
+    if ended.status == 0:  # so a running SuperNode ends, without a word, when its key is refused
         raise SiteError(
-            f"flower-supernode ended with exit code {ended.status}: its lines above say why",
-            "supernode-failed",
+            f"not-registered: the SuperNode ended by itself; if nobody here stopped it, "
+            f"{settings.superlink} no longer takes the key of site {settings.name}: ask the "
+            "coordinator whether it was revoked",
+            "not-registered",
         )
-    return 0
+    raise SiteError(
+        f"flower-supernode ended with exit code {ended.status}: its lines above say why",
+        "supernode-failed",
+    )
 
 
 def require_usable(settings: SiteSettings) -> None:

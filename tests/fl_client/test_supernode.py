@@ -248,7 +248,9 @@ def test_another_failure_of_flower(north: SiteSettings, monkeypatch: pytest.Monk
     assert caught.value.reason == "supernode-failed"
     assert str(caught.value) == ("flower-supernode ended with exit code 3: its lines above say why")
     fake_supernode(north.folder / "bin", monkeypatch, "exit 0")
-    assert start_site(north) == 0
+    with pytest.raises(SiteError, match="ended by itself; if nobody here stopped it") as caught:
+        start_site(north)
+    assert caught.value.reason == "not-registered"
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(SiteError, match="flower-supernode is missing"):
@@ -261,7 +263,8 @@ def test_it_is_told_everything(
     fake_supernode(
         north.folder / "bin", monkeypatch, 'echo "$FLWR_HOME"; for a; do echo "$a"; done'
     )
-    assert start_site(north.model_copy(update={"port": 9100})) == 0
+    with pytest.raises(SiteError, match="ended by itself"):
+        start_site(north.model_copy(update={"port": 9100}))
     lines = capfd.readouterr().out.splitlines()
     assert lines[-13:] == [str(north.state / "flwr"), *supernode_command(north, 9100)[1:]]
     assert (north.state / "flwr").is_dir()
@@ -354,11 +357,13 @@ def test_the_node_before_may_still_be_connected(
     monkeypatch.setattr(supernode, "RETRY_SECONDS", 0.1)
     script = "echo 'SuperNode ID: 5'; exit 0"
     fake_supernode(north.folder / "bin", monkeypatch, script)
-    assert start_site(north) == 0
+    with pytest.raises(SiteError, match="ended by itself"):
+        start_site(north)
     script = "cd {0}; [ -e again ] && exit 0; touch again; echo '[code: 2004]'; exit 1"
     fake_supernode(north.folder / "bin", monkeypatch, script.format(north.folder))
     told: list[str] = []
-    assert start_site(north, told.append) == 0
+    with pytest.raises(SiteError, match="ended by itself"):
+        start_site(north, told.append)
     assert (
         told[-1] == "fedprint | refused for now: the SuperLink may still wait for the node before"
     )
