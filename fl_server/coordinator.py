@@ -55,6 +55,11 @@ class Coordinator:
         return signer_pem(self.signer)
 
     @property
+    def signed_store(self) -> bytes:
+        """The store's file, as all its coordinators signed it."""
+        return _path(self.folder, self.store.version).read_bytes()
+
+    @property
     def pending(self) -> Path:
         """Where a change waits for signatures."""
         return self.folder / PENDING

@@ -51,6 +51,8 @@ class Exchange:
         Sites (or nodes that gave no name) that do not take part, with the reason code.
     seconds : dict
         Wall time of each phase.
+    signed_store : bytes
+        The trust store as its coordinators signed it; empty in simulation.
     """
 
     run: str
@@ -60,6 +62,7 @@ class Exchange:
     releases: dict[str, Release] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    signed_store: bytes = b""
 
     @property
     def nodes(self) -> dict[str, int]:
@@ -160,9 +163,10 @@ def exchange_fingerprints(
     started = time.monotonic()
     _await_sites(roster, patience, progress)
     collector = Collector(grid, outcome, roster, received, progress)
-    if received is not None and received.complete:
+    if received is not None and received.complete and set(outcome.releases) == received.sites:
         collector.locate(patience.connect)
-        outcome.left_out = received.left_out
+        said = {gone.site for gone in received.left_out}
+        outcome.left_out = [g for g in outcome.left_out if g.site not in said] + received.left_out
         return outcome
     outcome.seconds["roll call"] = time.monotonic() - started
     started = time.monotonic()
@@ -196,7 +200,9 @@ def exchange_newcomers(
     again = {gone.site for gone in later.left_out} | later.releases.keys()
     kept = [gone for gone in outcome.left_out if gone.site not in again]
     outcome.left_out = [*kept, *later.left_out]
-    return {site: r for site, r in later.releases.items() if site not in outcome.releases}
+    there = roster.sites  # one kept from a join that failed may be gone meanwhile
+    new = {site: r for site, r in later.releases.items() if site in there}
+    return {site: release for site, release in new.items() if site not in outcome.releases}
 
 
 def _begin(
@@ -204,6 +210,7 @@ def _begin(
 ) -> tuple[Exchange, Roster]:
     if coordinator is not None:
         outcome = Exchange(run, spec, coordinator.store, coordinator.signer)
+        outcome.signed_store = coordinator.signed_store
         return outcome, EnrolledRoster(grid, coordinator.store, outcome.leave_out)
     if is_deployment(grid):
         raise ConfigError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from fl_server.arms import ArmOutcome, arm_groups, run_arm
-from fl_server.coordinator import Coordinator
+from fl_server.coordinator import Coordinator, open_coordinator
 from fl_server.decisions import Decision, decide
 from fl_server.exchange import Exchange, Patience, exchange_fingerprints
 from fl_server.late import join_at_the_end
@@ -19,10 +19,11 @@ from fl_server.report import write_report
 from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
 from fl_server.runstate import RunState, run_state
 from fl_server.settings import RunSettings
-from protocol.errors import FedprintError
+from protocol.errors import FedprintError, VerificationError
 from protocol.files import atomic_json, atomic_write
 from protocol.runfiles import LeftOut
 from protocol.spec import load_spec
+from protocol.statement import utc_now
 
 log = logging.getLogger("fedprint")
 
@@ -60,15 +61,47 @@ def run(
     with run_state(out, settings, name) as state:
         if state.resumed:
             log.info("resuming run %s in %s", state.run, out)
-        exchange = _exchange(grid, settings, state, coordinator)
-        write_exchange(out, exchange)
-        decision = _decide(out, exchange, settings)
-        outcomes = _train(grid, settings, state, exchange, decision)
-        _finish(out, settings, state, exchange, decision, outcomes)
+        while True:
+            try:
+                exchange = _run_once(grid, settings, state, coordinator)
+                break
+            except Revoked as error:
+                log.warning("%s: the run goes on without them", error)
+                assert coordinator is not None
+                coordinator = open_coordinator(coordinator.folder)
+        state.tidy()
         if coordinator is not None:
             join_at_the_end(grid, settings, coordinator, exchange, state.progress)
     log.info("run folder: %s", out)
     return out
+
+
+class Revoked(FedprintError):
+    """Sites lost their place in the trust store while the run was going on."""
+
+
+def _run_once(
+    grid: Grid, settings: RunSettings, state: RunState, coordinator: Coordinator | None
+) -> Exchange:
+    """Do the job from where it is to its end."""
+    exchange = _exchange(grid, settings, state, coordinator)
+    write_exchange(state.folder, exchange)
+    decision = _decide(state.folder, exchange, settings)
+    outcomes = _train(grid, settings, state, exchange, decision, coordinator)
+    _finish(state.folder, settings, state, exchange, decision, outcomes)
+    return exchange
+
+
+def _check_trust(exchange: Exchange, coordinator: Coordinator) -> None:
+    """Raise `Revoked` if a site's key is not good any more: the trust store may have changed."""
+    store, gone = open_coordinator(coordinator.folder).store, []
+    for site, release in exchange.releases.items():
+        try:
+            store.key_for(release.verified.key_id, site, utc_now())
+        except VerificationError:
+            gone.append(site)
+    if gone:
+        raise Revoked(f"key of {', '.join(gone)} not valid any more")
 
 
 def patience_of(settings: RunSettings) -> Patience:
@@ -132,11 +165,14 @@ def _train(
     state: RunState,
     exchange: Exchange,
     decision: Decision,
+    coordinator: Coordinator | None,
 ) -> dict[str, ArmOutcome]:
     journal = state.journal(decision.names)
     outcomes: dict[str, ArmOutcome] = {}
     groups = [group.sites for group in decision.groups.groups]
     for arm in settings.arms:
+        if coordinator is not None:
+            _check_trust(exchange, coordinator)
         who = arm_groups(arm, groups, decision.names, settings.seed)
         log.info("training: %s (%d groups)", arm, len(who))
         outcomes[arm] = run_arm(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.serverapp import Grid
 
 from fl_server.asking import POLL_SECONDS
 from fl_server.coordinator import Coordinator
-from fl_server.exchange import Exchange, Patience, exchange_newcomers
+from fl_server.exchange import Exchange, Patience, Release, exchange_newcomers
 from fl_server.join import join
 from fl_server.join_folder import received_newcomers, write_joined
 from fl_server.journal import Journal
@@ -21,6 +22,7 @@ from fl_server.roster import EnrolledRoster
 from fl_server.runstate import JOURNAL, locked
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, FedprintError
+from protocol.files import canonical_json, sha256_hex
 
 log = logging.getLogger("fedprint")
 
@@ -63,8 +65,10 @@ def join_late(grid: Grid, settings: RunSettings, coordinator: Coordinator | None
             _await_newcomer(grid, exchange, settings, progress)
             names = _take_in(grid, reopened, exchange, settings, progress)
             if not names:
-                gone = exchange.left_out[-1]
-                raise FedprintError(f"nobody joined; {gone.site}: {gone.message or gone.reason}")
+                why = [
+                    f"; {gone.site}: {gone.message or gone.reason}" for gone in exchange.left_out
+                ]
+                raise FedprintError(f"nobody joined{why[-1] if why else ''}")
         except BaseException as error:
             progress.finish("failed", str(error) or type(error).__name__)
             raise
@@ -112,6 +116,13 @@ def _await_newcomer(
         time.sleep(POLL_SECONDS)
 
 
+def _start_of(reopened: Reopened, newcomers: Mapping[str, Release]) -> str:
+    """Return a name for these newcomers on these groups: others begin a journal of their own."""
+    prints = {site: sha256_hex(release.envelope) for site, release in newcomers.items()}
+    start = [prints, reopened.groups.model_dump(mode="json"), len(reopened.log)]
+    return sha256_hex(canonical_json(start))[:16]
+
+
 def _take_in(
     grid: Grid,
     reopened: Reopened,
@@ -132,7 +143,7 @@ def _take_in(
     )
     if not newcomers:
         return []
-    journal = Journal(out / JOURNAL / "join")
+    journal = Journal(out / JOURNAL / _start_of(reopened, newcomers))
     joined = join(
         grid,
         newcomers,

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from protocol.errors import FedprintError
 from protocol.files import atomic_json, atomic_write
@@ -59,10 +59,12 @@ class Received:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        path = folder / RECEIVED
-        self._known = (
-            _Answers.model_validate_json(path.read_bytes()) if path.is_file() else _Answers()
-        )
+        self._known = _read(folder / RECEIVED)
+
+    @property
+    def sites(self) -> set[str]:
+        """Sites whose releases were verified."""
+        return set(self._known.answers)
 
     @property
     def complete(self) -> bool:
@@ -120,6 +122,14 @@ class Received:
 
     def _write(self) -> None:
         atomic_json(self._folder / RECEIVED, self._known)
+
+
+def _read(path: Path) -> _Answers:
+    """Read what was received; a damaged file counts as absent, and the sites are asked again."""
+    try:
+        return _Answers.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return _Answers()
 
 
 RELEASE_FILES = ("safetensors", "dsse.json", "binding.dsse.json")

@@ -16,12 +16,13 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fl_server.asking import Problem, ask, content_of
-from protocol.errors import DuplicateSite, FedprintError
+from protocol.errors import ConfigError, DuplicateSite, FedprintError
 from protocol.keys import key_id
 from protocol.records import Hello, from_hello, hello_request
 from protocol.statement import utc_now
 from protocol.trust import TrustStore
 
+PEM = b"-----BEGIN"
 LeaveOut = Callable[[str, FedprintError], None]
 
 
@@ -55,6 +56,11 @@ class EnrolledRoster:
         self._grid, self._leave_out = grid, leave_out
         self._nodes: dict[int, str] = {}
         self._refused: set[int] = set()
+
+    @property
+    def sites(self) -> set[str]:
+        """Names of the sites that have arrived so far."""
+        return set(self._nodes.values())
 
     def connected(self) -> int:
         """Return how many sites that may take part are connected now."""
@@ -114,6 +120,11 @@ class RollCall:
         Name of the run.
     leave_out : callable
         Told of nodes that may not take part.
+
+    Raises
+    ------
+    ConfigError
+        From `arrivals`, if the nodes are SuperNodes: what those say of themselves proves nothing.
     """
 
     def __init__(self, grid: Grid, run: str, leave_out: LeaveOut) -> None:
@@ -130,6 +141,11 @@ class RollCall:
         if self._called:
             return {}
         self._called = True
+        if any(info.public_key.startswith(PEM) for info in self._grid.get_nodes()):
+            raise ConfigError(
+                "these nodes have keys of their own, so this is a deployment: give the "
+                "coordinator's folder (run-config server-dir), whose trust store knows them"
+            )
         hellos = self._distinct(self._hellos(timeout))
         self.store = self.store.enrol_all({h.site: h.public_key for h in hellos.values()})
         return {node: hello.site for node, hello in hellos.items()}

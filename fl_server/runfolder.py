@@ -46,8 +46,9 @@ CHECKPOINT = "log/checkpoint.dsse.json"
 
 def write_exchange(out: Path, exchange: Exchange) -> None:
     """Write the spec, the signed trust store and, for every site, exactly what was verified."""
+    signed = exchange.signed_store or sign_store(exchange.store, exchange.signer)
     atomic_json(out / "spec.json", exchange.spec)
-    atomic_write(out / "trust.dsse.json", sign_store(exchange.store, exchange.signer))
+    atomic_write(out / "trust.dsse.json", signed)
     atomic_write(out / "coordinator.pub.pem", signer_pem(exchange.signer))
     folder = out / "fingerprints"
     folder.mkdir(parents=True, exist_ok=True)

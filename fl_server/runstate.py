@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from fl_server.journal import Journal
 from fl_server.progress import STATE, Progress
@@ -58,6 +59,12 @@ class RunState:
     received: Received
     progress: Progress
 
+    def tidy(self) -> None:
+        """Drop what a run is resumed with, once its results are complete."""
+        for name in (RUN, RECEIVED):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / JOURNAL, ignore_errors=True)
+
     def journal(self, sites: Iterable[str]) -> Journal:
         """Return the journal of training among these sites; others have a journal of their own."""
         members = hashlib.sha256("\n".join(sorted(sites)).encode()).hexdigest()[:16]
@@ -94,15 +101,18 @@ def run_state(out: Path, settings: RunSettings, name: str) -> Iterator[RunState]
             state.progress.finish("failed", str(error) or type(error).__name__)
             raise
         state.progress.finish("finished")
-        for name in (RUN, RECEIVED):
-            (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / JOURNAL, ignore_errors=True)
+        state.tidy()
 
 
 def refuse_finished(out: Path) -> None:
     """Raise if a folder holds a run that cannot be resumed."""
     held = [entry for entry in RUN_FILES if entry != STATE and (out / entry).exists()]
-    if (out / CHECKPOINT).exists() or (held and not (out / RUN).exists()):
+    if (out / CHECKPOINT).exists():
+        raise ConfigError(
+            f"{out} holds an earlier run ({held[0]}): choose another out, or take new sites into "
+            'that run with mode="join"'
+        )
+    if held and not (out / RUN).exists():
         raise ConfigError(f"{out} holds an earlier run ({held[0]}): choose another out")
 
 
@@ -115,7 +125,10 @@ def locked(out: Path) -> Iterator[None]:
     FedprintError
         If one is at work there and does not end within `LOCK_SECONDS`.
     """
-    (out / LOCK).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        (out / LOCK).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another out") from error
     with (out / LOCK).open("a") as file:
         deadline = time.monotonic() + LOCK_SECONDS
         while not _lock(file.fileno()):
@@ -126,6 +139,16 @@ def locked(out: Path) -> Iterator[None]:
                 )
             time.sleep(0.5)
         yield
+
+
+def _known(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {"run": str(known["run"]), **known, "settings": dict(known["settings"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is damaged: the run cannot be resumed; delete its folder or choose another out"
+        ) from error
 
 
 def _lock(descriptor: int) -> bool:
@@ -141,7 +164,7 @@ def _open(out: Path, settings: RunSettings, name: str) -> RunState:
     asked = settings.model_dump(mode="json")
     resumed = path.is_file()
     if resumed:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = _known(path)
         for key, before in known["settings"].items():
             if key not in FREE and asked.get(key, before) != before:
                 raise ConfigError(

@@ -1,4 +1,4 @@
-"""Names of sites: they become file names, table headers and log lines, so few signs are allowed."""
+"""Names and other texts that come from elsewhere: into file names, tables, logs and terminals."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def check_site_name(name: str) -> str:
     if name.lower().endswith(_TAKEN):
         raise DataError(f"site name {name!r} is not usable: it must not end in {_TAKEN} (--name)")
     return name
+
+
+def printable(text: str, limit: int = 2000) -> str:
+    """Return a text in one line, without signs that would steer a terminal, and not too long."""
+    shown = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def _checked(name: str) -> str:

@@ -6,6 +6,7 @@ size limit; whether it can be believed is decided by `protocol.verify`.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
@@ -14,10 +15,11 @@ from protocol.envelope import LIMIT as ENVELOPE_LIMIT
 from protocol.errors import ConfigError, DataError, MalformedMessage, TooLarge
 from protocol.fingerprint import LIMIT, pack, unpack
 from protocol.keys import key_id
-from protocol.names import check_site_name
+from protocol.names import check_site_name, printable
 from protocol.spec import Spec, parse_spec
 
 RECORD = "fedprint"
+_REASON_LIMIT = 40
 _TEXT_LIMIT = 500  # of what a site says went wrong; it ends up in reports
 _Value = TypeVar("_Value", str, bytes)
 
@@ -127,9 +129,8 @@ def refusal(content: RecordDict) -> tuple[str, str] | None:
     record = content.get(RECORD)
     if not isinstance(record, ConfigRecord) or "refused" not in record:
         return None
-    return tuple(  # type: ignore[return-value]
-        " ".join(_get(content, name, str).split())[:_TEXT_LIMIT] for name in ("refused", "message")
-    )
+    reason = re.sub(r"[^a-z0-9-]", "", _get(content, "refused", str)[:_REASON_LIMIT].lower())
+    return reason or "refused", printable(_get(content, "message", str), _TEXT_LIMIT)
 
 
 def _record(values: dict[str, str | bytes]) -> RecordDict:

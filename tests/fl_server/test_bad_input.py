@@ -34,7 +34,7 @@ def test_simulate_wants_a_folder_of_two_sites(run: Run, sites: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("run_config", "message"),
     [
-        ("round=5", "unknown run-config round: known are arms, batch-size, device"),
+        ("round=5", "unknown run-config round: known are arms, await-approval, batch-size"),
         ("rounds", "run-config 'rounds' is not key=value; quote strings: spec=\"lite0-100\""),
         ("spec=lite0-100", 'run-config spec=lite0-100: not a TOML value; quote strings: spec="'),
         ("rounds=0", "run-config rounds=0: Input should be greater than or equal to 1"),

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from fl_server.runfolder import RUN_FILES
+from protocol.errors import FedprintError
 from protocol.log import check_files, read_log
-from tests.fl_server.deploying import read_json
+from tests.fl_server.deploying import EXCHANGE, deployed, read_json
 from tests.fl_server.running import Command
 from tests.fl_server.test_engine import check_run
 
@@ -114,6 +115,15 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
     _, errors = command.process.communicate(timeout=60)
     assert (command.process.returncode, errors) == (130, "fedprint: error: interrupted\n")
     assert command.gone() == []
+
+
+def test_run_that_fails_says_why(tmp_path: Path) -> None:
+    with deployed(tmp_path) as deployment:
+        with pytest.raises(FedprintError, match=r"^0 of at least 2 sites connected within 1 s"):
+            deployment.run({**EXCHANGE, "connect-timeout": 1.0}, show=lambda _line: None)
+        said = deployment.fedprint("server", "status", deployment.coordinator)
+        assert "SuperLink answers" in said
+        assert deployment.superlink.serverapps() == []
 
 
 def test_folder_that_is_no_demo_is_kept(tmp_path: Path) -> None:

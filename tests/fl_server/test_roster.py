@@ -15,7 +15,7 @@ from fl_server import collector
 from fl_server.exchange import Exchange, Patience, exchange_fingerprints, exchange_newcomers
 from fl_server.received import RECEIVED, Received
 from protocol.enrolment import make_enrolment, open_enrolment
-from protocol.errors import FedprintError
+from protocol.errors import ConfigError, FedprintError
 from protocol.keys import Signer, generate_key, generate_node_key, public_pem, signer, signer_pem
 from protocol.records import to_refusal
 from protocol.trust_store import TrustStore
@@ -65,6 +65,7 @@ class Authority:
 
     store: TrustStore
     signer: Signer = field(default_factory=lambda: signer(generate_key()))
+    signed_store: bytes = b""
 
 
 def enrolled(*sites: Enrolled) -> TrustStore:
@@ -253,3 +254,50 @@ def test_signature_of_another_key_than_the_enrolled() -> None:
     grid.nodes[13] = stolen
     assert signer_pem(signer(stolen.key)) != east.node_pem
     assert left_out(exchanged(grid, store)) == [("east", "unknown-key")]
+
+
+def test_who_was_revoked_meanwhile_is_named_when_a_run_is_resumed(tmp_path: Path) -> None:
+    sites = [Enrolled(name) for name in ("north", "south", "east")]
+    store = enrolled(*sites)
+    exchanged(KeyGrid(sites), store, Received(tmp_path))
+    grid = KeyGrid(sites)
+    outcome = exchanged(grid, store.revoke_site("east"), Received(tmp_path))
+    assert (list(outcome.releases), grid.sent) == (["north", "south"], [])
+    assert left_out(outcome) == [("east", "key-revoked")]
+
+
+def test_a_damaged_release_is_asked_for_again(tmp_path: Path) -> None:
+    sites = [Enrolled(name) for name in ("north", "south", "east")]
+    exchanged(KeyGrid(sites), enrolled(*sites), Received(tmp_path))
+    (tmp_path / "fingerprints" / "east.safetensors").write_bytes(b"damaged")
+    grid = KeyGrid(sites)
+    assert len(exchanged(grid, enrolled(*sites), Received(tmp_path)).releases) == 3
+    assert [m.metadata.dst_node_id for m in grid.sent] == [13]
+    (tmp_path / RECEIVED).write_text("{")
+    grid = KeyGrid(sites)
+    assert len(exchanged(grid, enrolled(*sites), Received(tmp_path)).releases) == 3
+    assert len(grid.sent) == 3
+
+
+def test_nodes_with_keys_are_never_believed_by_their_word() -> None:
+    grid = KeyGrid([Enrolled("north"), Enrolled("south")])
+    with pytest.raises(
+        ConfigError, match=r"^these nodes have keys of their own, so this is a depl"
+    ):
+        exchange_fingerprints(grid, SPEC, "run-1", timeout=1.0)
+
+
+def test_a_newcomer_kept_from_before_must_be_there_to_join(tmp_path: Path) -> None:
+    north, south, east, west = map(Enrolled, ("north", "south", "east", "west"))
+    store = enrolled(north, south, east, west)
+    grid = KeyGrid([north, south, east, west])
+    grid.offline = {13, 14}
+    outcome = exchanged(grid, store)
+    grid.offline = {14}
+    kept = Received(tmp_path)
+    assert list(exchange_newcomers(grid, outcome, QUICK, received=kept)) == ["east"]
+    grid.offline, grid.sent = {13}, []
+    assert list(exchange_newcomers(grid, outcome, QUICK, received=Received(tmp_path))) == ["west"]
+    grid.offline, grid.sent = set(), []
+    again = exchange_newcomers(grid, outcome, QUICK, received=Received(tmp_path))
+    assert (sorted(again), grid.sent) == (["east", "west"], [])
