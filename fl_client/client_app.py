@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_client.plugin import add_fingerprinting, answering, site_gate
+from fl_client.plugin import add_fingerprinting, answering, answering_round, site_gate
 from protocol.errors import MalformedMessage
 from protocol.orders import Order, order_from_config
 from protocol.sharing import Arrays
@@ -74,14 +74,14 @@ def join(message: Message, context: Context) -> RecordDict:
 
 
 @app.train()
-def train(message: Message, context: Context) -> Message:
+@answering_round
+def train(message: Message, context: Context) -> RecordDict:
     """Train one round of the group's federation."""
     order = _order(message)
     learner = _learner(context, order)
     arrays = learner.train_round(order, _arrays(message))
     metrics = MetricRecord({"num-examples": learner.examples})
-    content = RecordDict({"arrays": array_record(arrays), "metrics": metrics})
-    return Message(content, reply_to=message)
+    return RecordDict({"arrays": array_record(arrays), "metrics": metrics})
 
 
 @app.evaluate()

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fl_client.policy import Policy
 from fl_client.site import Site
-from protocol.errors import PolicyError
+from protocol.errors import FedprintError, PolicyError
 from protocol.files import canonical_json, sha256_hex
 from protocol.spec import Spec
 from protocol.statement import utc_now
@@ -24,6 +24,9 @@ from protocol.statement import utc_now
 NAME = "history.jsonl"
 NOT_RECORDED = "not-recorded"
 """Reason code of what is refused because the site cannot write it down."""
+
+UNNAMED = "site-error"
+"""Reason code of what has none of its own."""
 
 _TEXT_LIMIT = 500  # of what came from outside
 
@@ -108,7 +111,8 @@ def make_entry(
 
 def reason_of(error: Exception) -> str:
     """Return the stable reason code of an error, as a coordinator reads it."""
-    return str(getattr(error, "reason", "site-error"))
+    # errors of other people's libraries have a `reason` too, and it is no code
+    return str(getattr(error, "reason", UNNAMED)) if isinstance(error, FedprintError) else UNNAMED
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import functools
 import logging
 from collections.abc import Callable
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 
 from fl_client.gate import Gate
 from fl_client.history import reason_of
@@ -27,9 +28,23 @@ from fl_client.node import (
 )
 from protocol.errors import DataError, FedprintError
 from protocol.keys import signer_pem
+from protocol.names import printable
 from protocol.records import from_release_request, to_hello, to_refusal, to_reply
 
 log = logging.getLogger("fedprint")
+
+
+Answer = Callable[[Message, Context], RecordDict]
+Refuse = Callable[[Message, str, str], Message]
+
+
+def _refusal(message: Message, reason: str, text: str) -> Message:
+    return Message(to_refusal(reason, text), reply_to=message)
+
+
+def _error(message: Message, reason: str, text: str) -> Message:
+    error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{reason}: {text}")
+    return Message(error, reply_to=message)
 
 
 def add_fingerprinting(
@@ -84,27 +99,41 @@ def site_gate(
     )
 
 
-def answering(
-    answer: Callable[[Message, Context], RecordDict],
-) -> Callable[[Message, Context], Message]:
-    """Turn an expected error into a reply that names its reason, instead of a lost node."""
+def answering(answer: Answer, refuse: Refuse = _refusal) -> Callable[[Message, Context], Message]:
+    """Turn an error into a reply that names its reason, instead of a lost node.
+
+    Flower would send the text of any error that got past here, and with it whatever it names at
+    the site; in a simulation, where all is in one place, it may.
+    """
 
     @functools.wraps(answer)
     def wrapped(message: Message, context: Context) -> Message:
         try:
-            content = answer(message, context)
-        except FedprintError as error:
-            reason = reason_of(error)
-            where = (node_name(context), context.run_id, reason)
-            log.error("fedprint | refused | site=%s run=%s reason=%s | %s", *where, error)
-            content = to_refusal(reason, _outside(error))
-        return Message(content, reply_to=message)
+            return Message(answer(message, context), reply_to=message)
+        except Exception as error:
+            expected = isinstance(error, FedprintError)
+            if simulated() and not expected:
+                raise
+            reason, text = reason_of(error), printable(str(error))
+            log.error(
+                "fedprint | refused | site=%s run=%s reason=%s | %s",
+                *(node_name(context), context.run_id, reason, text),
+                exc_info=not expected,
+            )
+            return refuse(message, reason, _outside(error))
 
     return wrapped
 
 
-def _outside(error: FedprintError) -> str:
+def answering_round(answer: Answer) -> Callable[[Message, Context], Message]:
+    """Like `answering`, for what a strategy aggregates: a refusal is an error of Flower's there."""
+    return answering(answer, _error)
+
+
+def _outside(error: Exception) -> str:
     """Return what the coordinator may read: file names and subject ids stay at the site."""
+    if not isinstance(error, FedprintError):
+        return "the site failed unexpectedly: the site's own log says why"
     if isinstance(error, DataError) and not simulated():
         return "the site's data cannot be used as they are: the site's own log says why"
     return str(error)

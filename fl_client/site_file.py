@@ -120,10 +120,10 @@ def read_site_file(path: Path) -> SiteFile:
     DataError
         If it is no TOML, or has an unknown or wrong field.
     """
-    if not path.exists():
-        return SiteFile()
     try:
         content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return SiteFile()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path} is not readable TOML ({error}): correct it") from error
     try:

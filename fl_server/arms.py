@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,11 @@ from flwr.app.exception import AppExitException
 from flwr.serverapp import Grid
 
 from fl_server.asking import Problem
+from fl_server.backbone import agreed_body, only_body
 from fl_server.exchange import Exchange
 from fl_server.journal import EVALUATE, Journal
 from fl_server.progress import Progress
-from fl_server.scores import ArmOutcome, score
+from fl_server.scores import Answer, ArmOutcome, score
 from fl_server.settings import Arm, RunSettings
 from fl_server.steps import GroupRounds, Steps
 from protocol.errors import FedprintError
@@ -116,7 +117,7 @@ def run_arm(
     """
     started = time.monotonic()
     kept = journal.recall_outcome(arm) if journal else None
-    if journal and kept:
+    if journal and kept and _is_of(kept, groups):
         journal.clear(arm)
         return kept
     steps = Steps(exchange.nodes, settings.train_timeout, journal, progress)
@@ -131,6 +132,11 @@ def run_arm(
         journal.keep_outcome(arm, outcome)
         journal.clear(arm)
     return outcome
+
+
+def _is_of(outcome: ArmOutcome, groups: Sequence[Sequence[str]]) -> bool:
+    """Tell whether an outcome is of these very groups: newcomers may have been others before."""
+    return [plan.sites for plan in outcome.plans] == [sorted(group) for group in groups]
 
 
 def _plans(course: _Course, groups: Sequence[Sequence[str]]) -> list[GroupPlan]:
@@ -252,24 +258,28 @@ def _train_group(plan: GroupPlan, grid: GroupGrid, course: _Course) -> ArmOutcom
 
 
 def _initial_arrays(plan: GroupPlan, grid: GroupGrid, course: _Course) -> ArrayRecord:
-    """Return how the group starts: a seeded adapter, or the pretrained backbone of one site.
-
-    All sites of a spec hold the same pretrained weights (the spec has their digest), so it does
-    not matter which of them sends its copy.
-    """
+    """Return how the group starts: a seeded adapter, or the pretrained backbone of its sites."""
     settings, features = course.settings, course.exchange.spec.features
     width = HIDDEN if settings.recipe == "adapter" else features
     rows = initial_rows(plan.shared_classes, width, settings.seed)
     if settings.recipe == "adapter":
         arrays = initial_adapter(features, settings.seed)
         return ArrayRecord({name: Array(value) for name, value in (arrays | rows).items()})
-    step, kind = f"{plan.group}/body", f"{MessageType.QUERY}.body"
+    body = agreed_body(plan.group, _bodies(plan, grid, course))
+    return ArrayRecord({**body, **{name: Array(row) for name, row in rows.items()}})
+
+
+def _bodies(plan: GroupPlan, grid: GroupGrid, course: _Course) -> Iterator[tuple[str, Answer]]:
+    """Ask one site after another for its backbone, as long as somebody wants to know."""
+    steps = replace(course.steps, progress=None)
     content = _content(course.order().to_config())
-    with grid.aside():
-        for answer in course.steps.ask_in_turn(step, kind, plan.sites, content, grid):
-            if body := answer.array_records.get("arrays"):
-                return ArrayRecord({**body, **{name: Array(row) for name, row in rows.items()}})
-    raise FedprintError(f"no site of group {plan.group} sent the backbone that it starts from")
+    for site in plan.sites:
+        with grid.aside():
+            answers = steps.ask(
+                *(f"{plan.group}/body", f"{MessageType.QUERY}.body", {site: content}, grid),
+                check=only_body,
+            )
+        yield site, answers[site]
 
 
 def _content(config: Mapping[str, Any], arrays: ArrayRecord | None = None) -> RecordDict:

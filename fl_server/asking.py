@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from protocol.errors import VerificationError
+from protocol.errors import FedprintError, VerificationError
 from protocol.records import refusal
+from strategies.inbox import POLL_SECONDS, OnReply, arrived, plain, push, receive
 
-POLL_SECONDS = 0.2
-OnReply = Callable[[int, Message], None]
+__all__ = ["POLL_SECONDS", "Problem", "arrived", "ask", "content_of", "push"]
 
 
 class Problem(VerificationError):
@@ -32,9 +31,6 @@ def ask(
 ) -> dict[int, Message]:
     """Send one message a node; return the replies by the node that was asked.
 
-    A node that died answers with an error whose source is not its own id, so replies are
-    matched by the message that they answer.
-
     Parameters
     ----------
     grid : Grid
@@ -51,42 +47,7 @@ def ask(
     messages = [
         Message(content, dst_node_id=node, message_type=message_type) for node, content in requests
     ]
-    if on_reply is not None:
-        return _watched(grid, messages, timeout, on_reply)
-    replies = grid.send_and_receive(messages, timeout=timeout)
-    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    return {
-        asked[reply.metadata.reply_to_message_id]: reply
-        for reply in replies
-        if reply.metadata.reply_to_message_id in asked
-    }
-
-
-def _watched(
-    grid: Grid, messages: Sequence[Message], timeout: float, on_reply: OnReply
-) -> dict[int, Message]:
-    """Send and wait as the grid does, but hand on every reply as it arrives."""
-    waiting = push(grid, messages)
-    replies: dict[int, Message] = {}
-    deadline = time.monotonic() + timeout
-    while waiting:
-        for reply in grid.pull_messages(list(waiting)):
-            node = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None:
-                replies[node] = reply
-                on_reply(node, reply)
-        if time.monotonic() > deadline:
-            break
-        if waiting:
-            time.sleep(POLL_SECONDS)
-    return replies
-
-
-def push(grid: Grid, messages: Sequence[Message]) -> dict[str, int]:
-    """Send messages; return the node by message id, without those that Flower did not take."""
-    taken = {str(message_id) for message_id in grid.push_messages(messages) if message_id}
-    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    return {message_id: node for message_id, node in asked.items() if message_id in taken}
+    return receive(grid, messages, timeout, on_reply)
 
 
 def content_of(reply: Message | None) -> RecordDict:
@@ -95,13 +56,18 @@ def content_of(reply: Message | None) -> RecordDict:
     Raises
     ------
     Problem
-        With the reason that the site gives, or ``no-reply`` or ``client-error``.
+        With the reason that the site gives, or ``no-reply``, ``client-error`` or
+        ``malformed-message``.
     """
     if reply is None:
         raise Problem("no-reply", "did not answer in time")
     if reply.has_error():
         raise Problem("client-error", reply.error.reason or f"error {reply.error.code}")
-    problem = refusal(reply.content)
+    try:
+        problem = refusal(reply.content)
+    except FedprintError as error:
+        raise Problem(str(getattr(error, "reason", "error")), str(error)) from None
     if problem is not None:
-        raise Problem(*problem)
+        reason, message = problem
+        raise Problem(plain(reason), plain(message))
     return reply.content

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fl_server.asking import POLL_SECONDS, Problem, content_of, push
+from fl_server.asking import POLL_SECONDS, Problem, arrived, content_of, push
 from fl_server.progress import Progress
 from fl_server.received import Received, Release
 from fl_server.roster import Roster
@@ -144,11 +144,7 @@ class Collector:
     def _pull(self, may_wait: bool) -> None:
         if not self._pending:
             return
-        for reply in self._grid.pull_messages(list(self._pending)):
-            asked = self._pending.pop(str(reply.metadata.reply_to_message_id), None)
-            if asked is None:
-                continue
-            node, nonce = asked
+        for (node, nonce), reply in arrived(self._grid, self._pending):
             site = self._sites[node]
             try:
                 release = self._verified(site, node, nonce, reply)

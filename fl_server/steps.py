@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -13,6 +13,30 @@ from fl_server.journal import Journal
 from fl_server.progress import Progress
 from fl_server.scores import Answer
 from strategies.members import Loss, Round
+
+
+Check = Callable[[RecordDict], RecordDict]
+
+METRICS_LIMIT = 64  # numbers, and characters of their names
+
+
+def only_metrics(content: RecordDict) -> RecordDict:
+    """Return an answer's one record of scores: whatever else a site sends is not kept.
+
+    Raises
+    ------
+    Problem
+        If there is none, or it holds more than a few numbers.
+    """
+    metrics = content.metric_records.get("metrics")
+    if (
+        metrics is None
+        or len(metrics) > METRICS_LIMIT
+        or any(len(name) > METRICS_LIMIT or not name.isprintable() for name in metrics)
+        or any(isinstance(value, list) for value in metrics.values())
+    ):
+        raise Problem("malformed-message", "sent no usable metrics")
+    return RecordDict({"metrics": metrics})
 
 
 @dataclass(frozen=True)
@@ -37,7 +61,12 @@ class Steps:
     progress: Progress | None = None
 
     def ask(
-        self, step: str, kind: str, contents: Mapping[str, RecordDict], grid: Grid
+        self,
+        step: str,
+        kind: str,
+        contents: Mapping[str, RecordDict],
+        grid: Grid,
+        check: Check = only_metrics,
     ) -> dict[str, Answer]:
         """Return what every site answers, of those that answered before what they said then.
 
@@ -53,6 +82,8 @@ class Steps:
             What each site is sent.
         grid : Grid
             On which they are asked.
+        check : callable
+            Returns what is kept of an answer, or raises `Problem`.
         """
         answers: dict[str, Answer] = {}
         for site in contents:
@@ -63,28 +94,15 @@ class Steps:
         site_of = {self.nodes[site]: site for site in missing}
 
         def arrived(node: int, reply: Message) -> None:
-            answers[site_of[node]] = self._received(step, site_of[node], reply)
+            answers[site_of[node]] = self._received(step, site_of[node], reply, check)
 
         if missing:
             requests = [(self.nodes[site], contents[site]) for site in missing]
             ask(grid, requests, kind, self.timeout, on_reply=arrived)
         for site in missing:
             if site not in answers:
-                answers[site] = self._received(step, site, None)
+                answers[site] = self._received(step, site, None, check)
         return {site: answers[site] for site in contents}
-
-    def ask_in_turn(
-        self, step: str, kind: str, sites: Sequence[str], content: RecordDict, grid: Grid
-    ) -> Iterator[RecordDict]:
-        """Yield one site's answer after another, those that are kept first."""
-        kept = (self._recall(step, site) for site in sites)
-        yield from (answer for answer in kept if answer)
-        for site in sites:
-            answer = Steps(self.nodes, self.timeout, self.journal).ask(
-                step, kind, {site: content}, grid
-            )[site]
-            if isinstance(answer, RecordDict):
-                yield answer
 
     def phase(self, name: str, waiting: Sequence[str], deadline: float | None = None) -> None:
         """Say that a phase begins."""
@@ -99,9 +117,9 @@ class Steps:
     def _recall(self, step: str, site: str) -> RecordDict | None:
         return self.journal.recall(step, site) if self.journal else None
 
-    def _received(self, step: str, site: str, reply: Message | None) -> Answer:
+    def _received(self, step: str, site: str, reply: Message | None, check: Check) -> Answer:
         try:
-            content = content_of(reply)
+            content = check(content_of(reply))
         except Problem as problem:
             self.lost(site, problem)
             return problem

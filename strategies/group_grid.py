@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from protocol.errors import ConfigError, FedprintError
 from strategies.members import Loss, Memory, Round
 from strategies.narrow_grid import NarrowGrid
-from strategies.replies import answers_of, losses
+from strategies.replies import losses
 
 T = TypeVar("T")
 Prepare = Callable[[RecordDict, int, Sequence[int]], RecordDict]
@@ -118,7 +118,7 @@ class GroupGrid(NarrowGrid):
         pending = self._stamped(messages)
         self._shown_since = None
         if not pending or pending[0].metadata.message_type.split(".")[0] != MessageType.TRAIN:
-            return self._await(pending, timeout)
+            return list(self._await(pending, timeout).values())
         kept = self._recalled()
         if kept:
             for loss in kept.losses:
@@ -147,7 +147,7 @@ class GroupGrid(NarrowGrid):
         pending = list(messages)
         while True:
             prepared = self._prepared(pending)
-            answers = answers_of(prepared, self._await(prepared, timeout))
+            answers = self._await(prepared, timeout)
             failed = losses(prepared, answers, self._weights)
             if not failed:
                 break

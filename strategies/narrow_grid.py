@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from protocol.errors import ConfigError
+from strategies.inbox import receive
 from strategies.members import Members
 
 
@@ -83,7 +84,7 @@ class NarrowGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send to nodes of the group and wait."""
-        return self._await(self._stamped(messages), timeout)
+        return list(self._await(self._stamped(messages), timeout).values())
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -97,9 +98,10 @@ class NarrowGrid(Grid):
         finally:
             self._turn.acquire()
 
-    def _await(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+    def _await(self, messages: Sequence[Message], timeout: float | None) -> dict[int, Message]:
+        """Return the replies by the node that was asked."""
         with self.aside():
-            return list(self._grid.send_and_receive(messages, timeout=timeout))
+            return receive(self._grid, messages, timeout)
 
     def _stamped(self, messages: Iterable[Message]) -> list[Message]:
         stamped = list(messages)

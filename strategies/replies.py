@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from io import BytesIO
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Array, Message
+from flwr.common.constant import SType
+from numpy.lib.format import read_array_header_1_0, read_magic
 
 from strategies.members import Loss
 
-
-def answers_of(messages: Sequence[Message], replies: Sequence[Message]) -> dict[int, Message]:
-    """Return the replies by the node that was asked: an error's own source cannot be trusted."""
-    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    return {
-        asked[reply.metadata.reply_to_message_id]: reply
-        for reply in replies
-        if reply.metadata.reply_to_message_id in asked
-    }
+METRICS, EXAMPLES = "metrics", "num-examples"
+HEAD_LIMIT = 1000  # bytes; of a few dimensions it is 128
 
 
 def losses(
@@ -45,30 +42,63 @@ def unusable(message: Message, reply: Message, weight: int | None) -> str:
     """Say why a site's arrays cannot be averaged with the others', nothing where they can.
 
     They must have the names and shapes of those that were sent, and be finite: one site's NaN
-    would be everybody's. Its weight must be the one that it claimed before.
+    would be everybody's. Its weight must be the one that it claimed before. Nothing else may be
+    there: a strategy refuses all replies of a round if one has another record or key.
     """
     sent, back = message.content, reply.content
-    if len(back.array_records) != len(sent.array_records) or len(back.metric_records) != 1:
+    metrics = back.metric_records.get(METRICS)
+    if metrics is None or set(back) != {*sent.array_records, METRICS}:
         return "sent other records than it should"
     for record, arrays in sent.array_records.items():
         replied = back.array_records.get(record)
         if replied is None or set(replied) != set(arrays):
             return "sent other arrays than it was given"
         for name, array in arrays.items():
-            if tuple(replied[name].shape) != tuple(array.shape):
-                return f"sent {name} in another shape"
-            try:
-                values = replied[name].numpy()
-            except (ValueError, TypeError, EOFError):
-                return f"sent {name} as something that is no array"
-            if values.shape != tuple(array.shape) or values.dtype.kind != "f":
-                return f"sent {name} as something that is no such array"
-            if not np.isfinite(values).all():
-                return f"sent {name} with values that are not finite"
-    for metrics in back.metric_records.values():
-        claimed = metrics.get("num-examples", 1)
-        if not isinstance(claimed, int | float) or not 0 < claimed < float("inf"):
-            return "sent a number of examples that is no weight"
-        if weight is not None and claimed != weight:
-            return f"claims {claimed} training images, but claimed {weight} before"
+            # some strategies send float64; sites compute in float32
+            if why := flaw(replied[name], array.shape, {"float32", array.dtype}):
+                return f"sent {name} {why}"
+    claimed = metrics.get(EXAMPLES)
+    if set(metrics) != {EXAMPLES} or not isinstance(claimed, int | float):
+        return "sent a number of examples that is no weight"
+    if not 0 < claimed < float("inf"):
+        return "sent a number of examples that is no weight"
+    if weight is not None and claimed != weight:
+        return f"claims {claimed} training images, but claimed {weight} before"
+    return ""
+
+
+def flaw(array: Array, shape: Sequence[int], dtypes: Collection[str]) -> str:
+    """Say why an array is not one of this shape and of one of these types, with finite values.
+
+    Its bytes are a site's. numpy's reader opens archives too, and allocates whatever the head of a
+    file claims: the head is read alone, and the rest only if it is as long as it must be.
+    """
+    if why := mislabelled(array, shape, dtypes):
+        return why
+    try:
+        file = BytesIO(array.data)
+        if read_magic(file) != (1, 0):
+            return "as something that is no array"
+        found, _, dtype = read_array_header_1_0(file, max_header_size=HEAD_LIMIT)
+        size = math.prod(found) * dtype.itemsize
+        if (found, str(dtype), size) != (
+            array.shape,
+            array.dtype,
+            len(array.data) - file.tell(),
+        ):
+            return "as something that is no such array"
+        finite = bool(np.isfinite(array.numpy()).all())
+    except Exception:  # numpy's reader raises whatever comes of such bytes
+        return "as something that is no array"
+    return "" if finite else "with values that are not finite"
+
+
+def mislabelled(array: Array, shape: Sequence[int], dtypes: Collection[str]) -> str:
+    """Say why an array cannot be such a one, from its labels and its length alone."""
+    if tuple(array.shape) != tuple(shape):
+        return "in another shape"
+    if array.stype != SType.NUMPY or array.dtype not in dtypes:
+        return "as something that is no such array"
+    if len(array.data) > math.prod(shape) * np.dtype(array.dtype).itemsize + HEAD_LIMIT:
+        return "with more bytes than it can have"
     return ""

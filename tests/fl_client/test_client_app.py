@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fixtures_sites import write_classes
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_client import client_app
 from fl_client.policy import Policy
-from protocol.errors import MalformedMessage
 from protocol.keys import generate_key, save_private_key
 from protocol.orders import Order
 from protocol.records import from_reply, refusal, release_request
@@ -62,7 +62,13 @@ def ask(
     context = Context(1, 1, {**own}, RecordDict(), {})
     reply = client_app.app(message, context)
     assert reply.metadata.reply_to_message_id == "m1"
+    if reply.has_error():
+        raise Failed(reply.error.code, str(reply.error.reason))
     return reply.content
+
+
+class Failed(Exception):
+    """Flower's error in place of an answer: its code and what it tells the coordinator."""
 
 
 def config_for(spec: Spec, **changes: object) -> dict[str, object]:
@@ -154,9 +160,82 @@ def test_what_goes_wrong_is_answered_with_its_reason(
     )
 
 
-def test_a_round_that_goes_wrong_is_an_error_that_flower_reports(folder: Path, spec: Spec) -> None:
-    with pytest.raises(MalformedMessage, match=r"^the message holds no record 'arrays'$"):
+def test_a_round_that_goes_wrong_is_an_error_with_its_reason(folder: Path, spec: Spec) -> None:
+    with pytest.raises(Failed) as failed:
         ask(folder, MessageType.TRAIN, config_for(spec))
+    text = "malformed-message: the message holds no record 'arrays'"
+    assert failed.value.args == (ErrorCode.CLIENT_APP_RAISED_EXCEPTION, text)
+    with pytest.raises(Failed, match="training-not-allowed: site policy: site north gives finger"):
+        ask(
+            folder,
+            MessageType.TRAIN,
+            config_for(spec),
+            initial_adapter(512, 0),
+            policy_text=f"{AUTOMATIC}training = false\n",
+        )
+
+
+PATIENT = "patient_0042"
+
+
+def unreadable(folder: Path) -> None:
+    (folder / "brain" / f"{PATIENT}.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+
+
+def forbidden(folder: Path) -> None:
+    (folder / "brain" / f"{PATIENT}.png").symlink_to(folder / "brain" / f"{PATIENT}.png")
+
+
+@pytest.mark.parametrize("harm", [unreadable, forbidden])
+@pytest.mark.parametrize("kind", ["query.fingerprint", "train.alone", "train", "evaluate"])
+def test_no_file_name_leaves_a_site_whose_images_cannot_be_read(
+    tmp_path: Path,
+    spec: Spec,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    harm: Callable[[Path], None],
+) -> None:
+    folder = write_classes(tmp_path / "north", {"brain": 6, "lung": 6})
+    harm(folder)
+    arrays = None if kind == "query.fingerprint" else initial_adapter(512, 0)
+    config = None if kind == "query.fingerprint" else config_for(spec)
+    content = release_request("r", "n" * 64, spec) if config is None else None
+    try:
+        said = str(refusal(ask(folder, kind, config, arrays, content=content)))
+    except Failed as failed:
+        said = str(failed)
+    assert "site-error" in said
+    assert "the site's own log says why" in said
+    assert PATIENT not in said
+    assert PATIENT in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["train.alone", "train", "evaluate"])
+def test_no_text_of_an_unexpected_error_leaves_the_site(
+    folder: Path,
+    spec: Spec,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        # an OSError names its file, a UnicodeDecodeError has a `reason` of its own
+        raise UnicodeDecodeError("utf-8", PATIENT.encode(), 0, 1, PATIENT)
+
+    for name in ("train_alone", "train_round", "finish"):
+        monkeypatch.setattr(f"fl_client.learner.Learner.{name}", fail)
+    text = "the site failed unexpectedly: the site's own log says why"
+    arrays = initial_adapter(512, 0)
+    if kind == "train":
+        with pytest.raises(Failed, match=rf"\(2, \"site-error: {text}\"\)"):
+            ask(folder, kind, config_for(spec), arrays)
+    else:
+        assert refusal(ask(folder, kind, config_for(spec), arrays)) == ("site-error", text)
+    assert "Traceback" in caplog.text
+    assert PATIENT in caplog.text
+    monkeypatch.setattr("fl_client.plugin.simulated", lambda: True)
+    with pytest.raises(UnicodeDecodeError):  # Flower tells the coordinator, who is the same person
+        ask(folder, kind, config_for(spec), arrays)
 
 
 def test_a_training_order_passes_the_gate_before_anything_is_read(
