@@ -14,7 +14,6 @@ from fl_server.progress import Progress
 from fl_server.scores import Answer
 from strategies.members import Loss, Round
 
-
 Check = Callable[[RecordDict], RecordDict]
 
 METRICS_LIMIT = 64  # numbers, and characters of their names

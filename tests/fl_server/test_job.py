@@ -250,7 +250,7 @@ def test_who_comes_late_joins_at_the_end_and_later(deployed: Deployed) -> None:
 
 def test_a_join_that_was_killed_does_not_cost_the_next_newcomer(deployed: Deployed) -> None:
     deployed.go()
-    deployed.away("site-2-1", "site-3-0", "site-3-1", "site-0-2")
+    deployed.away("site-2-1", "site-3-0", "site-3-1", "site-1-2")
     for lives in (0, 1, 1):  # at its fingerprint, at training alone, at the group's model
         deployed.lives = lives
         with pytest.raises(Killed):
