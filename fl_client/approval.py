@@ -19,6 +19,7 @@ from fl_client.turns import turn
 from protocol.errors import ConfigError, DataError
 from protocol.files import sha256_hex
 from protocol.keys import key_id
+from protocol.names import printable
 from protocol.spec import Spec, load_spec
 from protocol.statement import Release, utc_now
 
@@ -68,7 +69,9 @@ class Desk:
             found = [request for request in self.requests.all() if _means(request.spec, spec)]
         if len(found) > 1:
             which = ", ".join(f"{r.spec.name} ({r.spec.digest[:12]})" for r in found)
-            raise ConfigError(f"several requests are there: {which}: name the digest with --spec")
+            raise ConfigError(
+                f"several requests are there: {printable(which)}: name the digest with --spec"
+            )
         if found:
             return found[0]
         if spec is None:
@@ -93,7 +96,8 @@ class Desk:
         """
         check(self.gate.policy, spec, self.gate.site, approved=True)
         payload, data = self.gate.fingerprint(spec)
-        shown = Preview(sha256=sha256_hex(payload), data=data, terms=self.terms(spec))
+        terms, recipient = self.terms(spec), self.gate.bound_to(spec)
+        shown = Preview(sha256=sha256_hex(payload), data=data, terms=terms, recipient=recipient)
         self.requests.keep_preview(spec, payload, shown)
         return payload
 
@@ -106,8 +110,12 @@ class Desk:
             If the policy forbids it, or the data are no longer those of the preview.
         """
         check(self.gate.policy, spec, self.gate.site, approved=True)
-        kept = self.requests.previewed(self.gate.site, spec, self.terms(spec))
+        kept = self._shown(spec)
         return self.preview(spec) if kept is None else kept[0]
+
+    def _shown(self, spec: Spec) -> tuple[bytes, str] | None:
+        terms, recipient = self.terms(spec), self.gate.bound_to(spec)
+        return self.requests.previewed(self.gate.site, spec, terms, recipient)
 
     def approve(self, request: Request, payload: bytes) -> None:
         """Sign the release of the bytes that were shown, and keep it: who asks next is sent it.
@@ -122,13 +130,14 @@ class Desk:
 
     def _approve(self, request: Request, payload: bytes) -> None:
         site, policy, spec = self.gate.site, self.gate.policy, request.spec
-        kept = self.requests.previewed(site, spec, self.terms(spec))
+        kept = self._shown(spec)
         if kept is None or kept[0] != payload:
             raise DataError("another preview was made meanwhile: look at it before you approve")
         release = sign_release(site, payload, spec, self.gate.find_signer(), policy, approved=True)
         entry = make_entry(site, spec, policy, "approved", run=request.run, payload=payload)
         self.history.add(entry)
-        Releases(site.state).keep(site, spec, payload, release, kept[1])
+        recipient = self.gate.bound_to(spec)
+        Releases(site.state).keep(site, spec, payload, release, kept[1], recipient)
         self.requests.drop(spec)
 
     def deny(self, request: Request) -> None:
@@ -155,6 +164,7 @@ def open_desk(folder: Path, device: str = "") -> Desk:
             site=site,
             policy=load_policy(settings.policy),
             find_signer=lambda: open_signer(settings.signing_key, settings.public_pem),
+            find_recipient=lambda: settings.recipient,
             device=device or settings.device or None,
             keeps_features=True,
         ),

@@ -42,6 +42,8 @@ class Gate:
         What it lets go.
     find_signer : callable
         Returns the site's signer; asked only when something is signed or a signature looked at.
+    find_recipient : callable
+        Returns whom releases go to; asked only where a person approves, who saw it.
     device : str or None
         Where to compute.
     keeps_features : bool
@@ -54,6 +56,7 @@ class Gate:
     site: Site
     policy: Policy
     find_signer: Callable[[], Signer]
+    find_recipient: Callable[[], str] = str
     device: str | None = None
     keeps_features: bool = False
     keeps: bool = True
@@ -141,6 +144,10 @@ class Gate:
             raise DataError(f"images of site {self.site.name} changed while they were read: retry")
         return counts_to_bytes(counts), before
 
+    def bound_to(self, spec: Spec) -> str:
+        """Return the recipient that a kept release is bound to, where a person approves it."""
+        return self.find_recipient() if self.policy.waits(spec) else ""
+
     @cached_property
     def _signer(self) -> Signer:
         return self.find_signer()
@@ -148,8 +155,8 @@ class Gate:
     def _kept(self, spec: Spec) -> Kept | None:
         if not self.keeps:
             return None
-        terms = describe(self.site, spec, self.policy)
-        return Releases(self.site.state).find(self.site, spec, terms, self._signer)
+        terms, recipient = describe(self.site, spec, self.policy), self.bound_to(spec)
+        return Releases(self.site.state).find(self.site, spec, terms, self._signer, recipient)
 
     def _approved(self, spec: Spec) -> bool:
         kept = self._kept(spec)

@@ -72,7 +72,8 @@ def approve(
 ) -> None:
     """Approve exactly the fingerprint that the preview showed; who asks next is sent it.
 
-    When the images, the task card, the policy or the key change, it waits for approval again.
+    When the images, the task card, the policy, the key or the coordinator change, it waits for
+    approval again. Where the policy has training, the site may train with its group then, too.
 
     Example: fedprint site approve /srv/fedprint
     """
@@ -100,7 +101,7 @@ def deny(folder: Folder, spec: Chosen = None) -> None:
     Example: fedprint site deny /srv/fedprint
     """
     from fl_client.approval import open_desk
-    from fl_client.preview import printable
+    from protocol.names import printable
 
     desk = open_desk(folder)
     request = desk.find(spec)
@@ -138,7 +139,7 @@ def _show_history(entries: list[Entry]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from fl_client.preview import printable
+    from protocol.names import printable
 
     table = Table("time", "run", "spec", "decision", "reason", "bytes", "images")
     for entry in entries:

@@ -19,6 +19,7 @@ from fl_client.policy import Policy, load_policy, local_policy
 from fl_client.site import Site, read_site, site_stamp
 from fl_client.site_file import SITE_FILE, read_site_file
 from fl_client.site_keys import open_signer
+from fl_client.site_settings import load_site_settings
 from protocol.errors import ConfigError, DataError
 from protocol.keys import Signer, generate_key, is_uri, signer
 
@@ -126,6 +127,25 @@ def site_policy(context: Context) -> Policy:
             "no release policy: start the SuperNode with --node-config 'policy=\"FILE\"'"
         )
     return local_policy()
+
+
+def site_recipient(context: Context) -> str:
+    """Return whom this node's releases go to, as `SiteSettings.recipient` has it.
+
+    The SuperNode was told when it started; of one that was not, ``site.toml`` has to say it. In a
+    simulation nobody is named.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If ``site.toml`` or the certificate that it names cannot be used.
+    """
+    told, own = (context.node_config.get(name) for name in ("recipient", "site"))
+    if told or not own:
+        return str(told or "")
+    folder = Path(str(own)).expanduser()
+    deployed = read_site_file(folder / SITE_FILE).site.superlink is not None
+    return load_site_settings(folder).recipient if deployed else ""
 
 
 def device_name(context: Context) -> str | None:

@@ -24,6 +24,7 @@ from fl_client.node import (
     simulated,
     site_folder,
     site_policy,
+    site_recipient,
     site_signer,
 )
 from protocol.errors import DataError, FedprintError
@@ -93,6 +94,7 @@ def site_gate(
         site=current_site(context, find_folder),
         policy=site_policy(context),
         find_signer=functools.partial(site_signer, context),
+        find_recipient=functools.partial(site_recipient, context),
         device=device_name(context),
         keeps_features=keep_features,
         keeps=keep_features or bool(context.node_config.get("state")),

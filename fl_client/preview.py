@@ -10,6 +10,7 @@ from fl_client.approval import Desk
 from fl_client.requests import Request
 from protocol.files import sha256_hex
 from protocol.fingerprint import pack
+from protocol.names import printable
 from protocol.spec import Spec, list_specs
 from protocol.statement import Privacy
 from protocol.taskcard import TaskCard
@@ -56,20 +57,22 @@ class RequestSummary(BaseModel):
 
 
 class ReceiverSummary(BaseModel):
-    """Who would receive it."""
+    """Who would receive it; `authority` is the SHA-256 of the certificate that vouches for it."""
 
     superlink: str
+    authority: str
     run: str
     readers: str = READERS
 
 
 class PolicySummary(BaseModel):
-    """The release policy that it would go under."""
+    """The release policy that it would go under, and whether the site may train under it too."""
 
     name: str
     digest: str
     file: str
     automatic: bool
+    training: bool
 
 
 class Summary(BaseModel):
@@ -93,11 +96,11 @@ class Summary(BaseModel):
 def summarise(desk: Desk, request: Request, payload: bytes) -> Summary:
     """Return the summary of one request's preview."""
     gate, settings, asked = desk.gate, desk.settings, request.times > 0
-    terms = desk.terms(request.spec)
+    terms, run = desk.terms(request.spec), printable(request.run)
     return Summary(
         site=gate.site.name,
         request=RequestSummary(
-            run=request.run,
+            run=run,
             times=request.times,
             first_asked=request.first_asked if asked else None,
             last_asked=request.last_asked if asked else None,
@@ -120,10 +123,13 @@ def summarise(desk: Desk, request: Request, payload: bytes) -> Summary:
             digest=gate.policy.digest,
             file=str(settings.policy),
             automatic=not gate.policy.waits(request.spec),
+            training=gate.policy.training,
         ),
         key_id=desk.key_id,
         expires=terms.expires,
-        receiver=ReceiverSummary(superlink=settings.superlink, run=request.run),
+        receiver=ReceiverSummary(
+            superlink=settings.superlink, authority=settings.authority, run=run
+        ),
     )
 
 
@@ -155,6 +161,10 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         "valid until": _minute(summary.expires),
         "goes to": f"the coordinator at {summary.receiver.superlink}, and "
         f"{summary.receiver.readers}",
+        "vouched for": f"by the authority with the certificate of SHA-256 "
+        f"{summary.receiver.authority}",
+        "training": "approving this also lets the site train with its group: "
+        f"{'yes' if summary.policy.training else 'no'} (policy: training)",
     }
     return [(name, printable(text)) for name, text in lines.items()]
 
@@ -163,15 +173,9 @@ def _minute(time: datetime | None) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time else ""
 
 
-def printable(text: str, limit: int = 2000) -> str:
-    """Return text that came from outside, without what could play tricks on a terminal."""
-    shown = "".join(sign if sign.isprintable() else "?" for sign in text)
-    return shown if len(shown) <= limit else f"{shown[:limit]}… ({len(shown)} characters)"
-
-
 def _spec(spec: Spec) -> SpecSummary:
     return SpecSummary(
-        name=spec.name,
+        name=printable(spec.name, 200),
         digest=spec.digest,
         shipped=any(spec.digest == shipped.digest for shipped in list_specs()),
         backbone=spec.backbone,

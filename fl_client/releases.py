@@ -3,7 +3,8 @@
 A release is signed once, for a year. Whoever asks for the same thing again gets the same bytes,
 bound to the new run: nothing more leaves the site, and neither the backbone nor an image is opened.
 Each spec has one folder of the form that ``fedprint fingerprint`` writes, so that a site can
-look at what left, and beside it the digest of the data, which stays at the site.
+look at what left, and beside it what stays at the site: the digest of the data, and for whom a
+person approved it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Releases:
         """Return where the release of a spec is kept."""
         return self.root / spec.digest[:32]
 
-    def find(self, site: Site, spec: Spec, terms: Release, signer: Signer) -> Kept | None:
+    def find(
+        self, site: Site, spec: Spec, terms: Release, signer: Signer, recipient: str = ""
+    ) -> Kept | None:
         """Return the kept release that fits, expired or not.
 
         Parameters
@@ -66,6 +69,8 @@ class Releases:
             What it must say: name, card, numbers and policy (see `fl_client.release.describe`).
         signer : Signer
             Whose signature it must bear.
+        recipient : str
+            For whom it must have been approved; empty where no person approves.
 
         Returns
         -------
@@ -85,21 +90,29 @@ class Releases:
         fits = (
             statement.subject[0].digest.sha256 == sha256_hex(payload)
             and same_terms(said, terms)
-            and bound == _bound(envelope, known_digest(site))
+            and bound == _bound(envelope, known_digest(site), recipient)
         )
         return Kept(payload, envelope, said.issued, said.expires) if fits else None
 
-    def keep(self, site: Site, spec: Spec, payload: bytes, envelope: bytes, data: str) -> None:
-        """Keep a release and the digest of the data that it is of, instead of an earlier one.
+    def keep(
+        self,
+        site: Site,
+        spec: Spec,
+        payload: bytes,
+        envelope: bytes,
+        data: str,
+        recipient: str = "",
+    ) -> None:
+        """Keep a release, the digest of its data and its recipient, instead of an earlier one.
 
         What ties the parts together is written last: half of a release counts as none.
         """
-        folder = self.folder(spec)
+        folder, bound = self.folder(spec), _bound(envelope, data, recipient)
         self.drop(spec)
         atomic_write(folder / "spec.json", spec.model_dump_json() + "\n")
         atomic_write(folder / f"{site.name}.safetensors", payload, mode=0o600)
         atomic_write(folder / f"{site.name}.dsse.json", envelope, mode=0o600)
-        atomic_write(folder / _BOUND_TO, json.dumps(_bound(envelope, data)), mode=0o600)
+        atomic_write(folder / _BOUND_TO, json.dumps(bound), mode=0o600)
 
     def drop(self, spec: Spec) -> None:
         """Forget the release of a spec, if there is one."""
@@ -107,8 +120,8 @@ class Releases:
             shutil.rmtree(self.folder(spec))
 
 
-def _bound(envelope: bytes, data: str) -> dict[str, str]:
-    return {"release": sha256_hex(envelope), "data": data}
+def _bound(envelope: bytes, data: str, recipient: str) -> dict[str, str]:
+    return {"release": sha256_hex(envelope), "data": data, "recipient": recipient}
 
 
 def _own(key_id: str, signer: Signer) -> SSlibKey:

@@ -53,13 +53,14 @@ class Request(BaseModel):
 
 
 class Preview(BaseModel):
-    """What a preview showed: these bytes, of these data, under these terms."""
+    """What a preview showed: these bytes, of these data, under these terms, for this recipient."""
 
     model_config = ConfigDict(frozen=True)
 
     sha256: str
     data: str
     terms: Release
+    recipient: str
 
 
 class Requests:
@@ -132,7 +133,9 @@ class Requests:
         atomic_write(folder / _PAYLOAD, payload, mode=0o600)
         atomic_json(folder / _PREVIEW, preview)
 
-    def previewed(self, site: Site, spec: Spec, terms: Release) -> tuple[bytes, str] | None:
+    def previewed(
+        self, site: Site, spec: Spec, terms: Release, recipient: str
+    ) -> tuple[bytes, str] | None:
         """Return what the last preview showed, or None when nobody has looked yet.
 
         Returns
@@ -145,7 +148,7 @@ class Requests:
         Raises
         ------
         DataError
-            When images, card, policy or the bytes themselves are others than those looked at.
+            When images, card, policy, recipient or the bytes are others than those looked at.
         """
         folder = self.folder(spec)
         try:
@@ -154,10 +157,10 @@ class Requests:
         except (FileNotFoundError, ValidationError):
             return None
         same = preview.sha256 == sha256_hex(payload) and same_terms(preview.terms, terms)
-        if not same or preview.data != known_digest(site):
+        if not same or (preview.data, preview.recipient) != (known_digest(site), recipient):
             raise DataError(
-                f"the images, card or policy of site {site.name} changed since the preview: "
-                "look at it again with fedprint site preview"
+                f"the images, card, policy or coordinator of site {site.name} changed since the "
+                "preview: look at it again with fedprint site preview"
             )
         return payload, preview.data
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fl_client.site_file import SITE_FILE, SiteFile, SiteTable, read_site_file, resolve
 from protocol.errors import ConfigError, DataError
+from protocol.files import sha256_hex
 from protocol.keys import is_uri
 from protocol.names import check_site_name
 
@@ -60,6 +61,28 @@ class SiteSettings(BaseModel):
     def enrolment(self) -> Path:
         """The file to hand to the coordinator."""
         return self.folder / f"{self.name}.enrol.json"
+
+    @property
+    def authority(self) -> str:
+        """SHA-256 of the authority's certificate file.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot be read.
+        """
+        try:
+            return sha256_hex(self.certificates.read_bytes())
+        except OSError as error:
+            raise ConfigError(
+                f"certificate {self.certificates} cannot be read: {error.strerror}: ask the "
+                "coordinator for ca.crt again"
+            ) from error
+
+    @property
+    def recipient(self) -> str:
+        """Whom releases go to: the coordinator's address, and `authority`, who vouches for it."""
+        return f"{self.superlink} {self.authority}"
 
     @property
     def public_pem(self) -> str | None:

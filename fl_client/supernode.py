@@ -51,15 +51,18 @@ one that takes its place is refused like a stranger until then, so it tries agai
 def node_config(settings: SiteSettings) -> str:
     """Return the node-config that tells fedprint's ClientApp where everything of the site is.
 
+    It names the recipient, too: the SuperNode keeps to it, whatever ``site.toml`` says later.
+
     Raises
     ------
     ConfigError
-        If a path cannot be written in Flower's form.
+        If a path cannot be written in Flower's form, or the authority's certificate not be read.
     """
     values = {"site": settings.folder, "key": settings.signing_key}
     if settings.public_key is not None:
         values["public-key"] = settings.public_key
     values |= {"policy": settings.policy, "state": settings.state, "device": settings.device}
+    values["recipient"] = settings.recipient
     return " ".join(f"{name}={_quoted(str(value))}" for name, value in values.items())
 
 

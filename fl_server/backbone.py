@@ -20,6 +20,7 @@ log = logging.getLogger("fedprint")
 BYTES_LIMIT = 2_000_000_000  # protobuf's own is 2 GiB
 NAME_LIMIT = 500  # characters
 RANK_LIMIT = 32  # dimensions
+FLOAT32 = ("float32",)
 
 
 def only_body(content: RecordDict) -> RecordDict:
@@ -34,9 +35,10 @@ def only_body(content: RecordDict) -> RecordDict:
     if not body:
         raise Problem("malformed-message", "sent no backbone")
     for name, array in body.items():
-        if not name.startswith(BODY) or max(len(name), len(array.shape)) > NAME_LIMIT:
-            raise Problem("malformed-message", f"sent {plain(name)}, which is no backbone's")
-        if why := mislabelled(array, array.shape, {"float32"}):
+        why = mislabelled(array, array.shape, FLOAT32)
+        if not name.startswith(BODY) or len(name) > NAME_LIMIT or len(array.shape) > RANK_LIMIT:
+            why = "which is no part of a backbone"
+        if why:
             raise Problem("malformed-message", f"sent {plain(name)} {why}")
     if body.count_bytes() > BYTES_LIMIT:
         raise Problem("too-large", f"sent a backbone of more than {BYTES_LIMIT} bytes")
@@ -75,10 +77,8 @@ def agreed_body(group: str, answers: Iterable[tuple[str, Answer]]) -> ArrayRecor
                 log.warning("%s: %s %s, unlike the others", group, other, told[other])
             return body
         seen[digest], told[site] = site, "sent one of its own"
-    each = "; ".join(f"{site} {what}" for site, what in told.items())
-    raise FedprintError(
-        f"no two sites of group {group} sent the same backbone to start from: {each}"
-    )
+    each = ", ".join(f"{site} ({what})" for site, what in told.items())
+    raise FedprintError(f"no two sites of {group} sent the same backbone to start from: {each}")
 
 
 def _body(answer: Answer) -> ArrayRecord:
@@ -97,7 +97,7 @@ def _digest(body: ArrayRecord) -> str:
     """
     digest = hashlib.sha256()
     for name, array in sorted(body.items()):
-        if why := flaw(array, array.shape, {"float32"}):
+        if why := flaw(array, array.shape, FLOAT32):
             raise Problem("malformed-message", f"sent {plain(name)} {why}")
         digest.update(f"{name!r} {tuple(array.shape)} ".encode())
         digest.update(array.numpy().tobytes())

@@ -58,10 +58,10 @@ def unusable(message: Message, reply: Message, weight: int | None) -> str:
             if why := flaw(replied[name], array.shape, {"float32", array.dtype}):
                 return f"sent {name} {why}"
     claimed = metrics.get(EXAMPLES)
-    if set(metrics) != {EXAMPLES} or not isinstance(claimed, int | float):
+    if not isinstance(claimed, int | float) or not 0 < claimed < float("inf"):
         return "sent a number of examples that is no weight"
-    if not 0 < claimed < float("inf"):
-        return "sent a number of examples that is no weight"
+    if len(metrics) != 1:
+        return "sent other metrics than it should"
     if weight is not None and claimed != weight:
         return f"claims {claimed} training images, but claimed {weight} before"
     return ""
@@ -80,12 +80,9 @@ def flaw(array: Array, shape: Sequence[int], dtypes: Collection[str]) -> str:
         if read_magic(file) != (1, 0):
             return "as something that is no array"
         found, _, dtype = read_array_header_1_0(file, max_header_size=HEAD_LIMIT)
-        size = math.prod(found) * dtype.itemsize
-        if (found, str(dtype), size) != (
-            array.shape,
-            array.dtype,
-            len(array.data) - file.tell(),
-        ):
+        length = file.tell() + math.prod(found) * dtype.itemsize
+        labels = (tuple(array.shape), array.dtype, len(array.data))
+        if (found, str(dtype), length) != labels:
             return "as something that is no such array"
         finite = bool(np.isfinite(array.numpy()).all())
     except Exception:  # numpy's reader raises whatever comes of such bytes

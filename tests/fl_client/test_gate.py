@@ -212,16 +212,23 @@ def test_a_request_waits_with_its_whole_spec(folder: Path, spec: Spec) -> None:
     assert decisions(folder)[3:] == [waited], "what was allowed in between is asked for anew"
 
 
-def test_waiting_requests_are_limited(folder: Path, spec: Spec) -> None:
+def test_waiting_requests_are_limited(folder: Path, spec: Spec, opened: list[str]) -> None:
     requests = Requests(folder / ".fedprint")
     for number in range(MOST):
         requests.note(spec.model_copy(update={"name": str(number)}), "run")
     assert refused(gate_of(folder, APPROVE_FIRST), spec) == "too-many-requests"
+    with pytest.raises(PolicyError, match="100 requests wait for approval already"):
+        gate_of(folder, APPROVE_FIRST).admit(spec, "run-1", "alone")
+    assert not [path for path in opened if path.endswith((".png", ".pt"))]
     requests.note(spec.model_copy(update={"name": "7"}), "run")
 
 
-def test_a_denied_request_is_refused_whatever_the_policy_says(folder: Path, spec: Spec) -> None:
+def test_a_denied_request_is_refused_whatever_the_policy_says(
+    folder: Path, spec: Spec, opened: list[str]
+) -> None:
     gate_of(folder).answer(request(spec))
+    (folder / ".fedprint" / "data.json").unlink()  # the digest of the images would be taken anew
+    opened.clear()
     Requests(folder / ".fedprint").deny(spec)
     for policy in (local_policy(), APPROVE_FIRST):
         assert refused(gate_of(folder, policy), spec) == "denied"
@@ -230,6 +237,7 @@ def test_a_denied_request_is_refused_whatever_the_policy_says(folder: Path, spec
     (path,) = (folder / ".fedprint" / "requests").glob("*/request.json")
     path.write_text("{")
     assert refused(gate_of(folder), spec) == "denied", "a damaged denial is no permission"
+    assert not [path for path in opened if path.endswith((".png", ".pt"))]
 
 
 def test_training_orders_pass_the_gate_and_are_recorded_once_an_arm(
@@ -272,6 +280,27 @@ def test_training_waits_for_an_approved_release(folder: Path, spec: Spec) -> Non
     (folder / "a" / "000.png").unlink()
     with pytest.raises(PolicyError, match="must approve spec tiny first"):
         gate_of(folder, APPROVE_FIRST).admit(spec, "run-1", "alone")
+
+
+def test_an_approval_for_another_recipient_opens_nothing(folder: Path, spec: Spec) -> None:
+    def to(recipient: str, policy: Policy = APPROVE_FIRST) -> Gate:
+        return gate_of(folder, policy, find_recipient=lambda: recipient)
+
+    gate = to("one")
+    payload, data = gate.fingerprint(spec)
+    envelope = releasing.sign_release(
+        *(gate.site, payload, spec, own_key(), APPROVE_FIRST),  # type: ignore[arg-type]
+        approved=True,
+    )
+    bound_to = gate.bound_to(spec)
+    Releases(gate.site.state).keep(gate.site, spec, payload, envelope, data, bound_to)
+    assert to("one").answer(request(spec))[1] == envelope
+    assert refused(to("two"), spec) == refused(to(""), spec) == "awaiting-approval"
+    with pytest.raises(PolicyError, match="must approve spec tiny first"):
+        to("two").admit(spec, "run-1", "alone")
+    to("one").admit(spec, "run-1", "alone")
+    automatic = to("one", local_policy()).answer(request(spec))
+    assert to("two", local_policy()).answer(request(spec))[:2] == automatic[:2]
 
 
 def test_what_cannot_be_recorded_is_not_released(folder: Path, spec: Spec) -> None:

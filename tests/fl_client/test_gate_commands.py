@@ -16,9 +16,10 @@ from typer.testing import CliRunner, Result
 
 from fl_client import gate_commands
 from fl_client.approval import Desk, open_desk
-from fl_client.preview import PLAIN, printable
+from fl_client.preview import PLAIN
 from fl_client.releases import Releases
 from protocol.errors import ConfigError, DataError, FedprintError, PolicyError
+from protocol.files import sha256_hex
 from protocol.fingerprint import pack
 from protocol.keys import generate_node_key, load_signer, save_node_key
 from protocol.records import ReleaseRequest
@@ -40,6 +41,7 @@ codes = { b = "12345" }
 [data]
 folder = "images"
 """
+AUTHORITY = "the certificate of the coordinator's authority\n"
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def folder(tmp_path: Path) -> Path:
     write_classes(made / "images", {"a": 3, "b": 2})
     (made / "site.toml").write_text(SITE)
     (made / "policy.toml").write_text('name = "bones"\nspecs = ["*"]\nmin_images = 2\n')
+    (made / "ca.crt").write_text(AUTHORITY)
     save_node_key(made / "keys" / "node", generate_node_key())
     return made
 
@@ -108,6 +111,8 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
     assert found["spec"]["digest"] == spec.digest
     assert found["spec"]["shipped"] is False
     assert found["receiver"]["superlink"] == "coordinator.example:9092"
+    assert found["receiver"]["authority"] == sha256_hex(AUTHORITY.encode())
+    assert found["policy"]["training"] is True
     assert (found["request"]["run"], found["request"]["times"]) == ("run-1", 1)
     assert found["task_card"]["classes"] == [
         {"name": "a", "code": None},
@@ -119,6 +124,8 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
         "512 features x 10 bins",
         found["payload"]["sha256"],
         found["policy"]["digest"],
+        found["receiver"]["authority"],
+        "approving this also lets the site train with its group: yes (policy: training)",
         f"to let it go: fedprint site approve {folder}",
     ):
         assert words in shown
@@ -153,6 +160,8 @@ def test_the_page_shows_everything_and_refers_to_nothing(folder: Path, spec: Spe
     assert [source[:22] for source in page.sources] == ["data:image/png;base64,"]
     assert "bones <b>of</b> the hand" in page.words, "what the card says is text, never markup"
     assert PLAIN in page.words
+    assert "lets the site train with its group: yes (policy: training)" in page.words
+    assert sha256_hex(AUTHORITY.encode()) in page.words
     assert page_file.stat().st_mode & 0o777 == 0o600
     succeeds("preview", folder, "--device", "cpu")
     (kept,) = (folder / "state" / "requests").glob("*/preview.html")
@@ -165,8 +174,8 @@ def test_an_approval_covers_what_was_previewed_and_nothing_else(folder: Path, sp
     shutil.copy(folder / "images/a/001.png", folder / "images/b/001.png")
     message = fails(DataError, "approve", folder, "--yes")
     assert message == (
-        "the images, card or policy of site north changed since the preview: look at it again "
-        "with fedprint site preview"
+        "the images, card, policy or coordinator of site north changed since the preview: look at "
+        "it again with fedprint site preview"
     )
     succeeds("preview", folder, "--device", "cpu")
     (payload,) = (folder / "state" / "requests").glob("*/preview.safetensors")
@@ -193,6 +202,79 @@ def test_a_changed_card_or_policy_waits_again(folder: Path, spec: Spec) -> None:
     with (folder / "policy.toml").open("a") as file:
         file.write("min_patients = 2\n")
     assert waits(folder, spec) == "awaiting-approval"
+
+
+MOVED = SITE.replace("coordinator.example", "elsewhere.example")
+
+
+def set_up(folder: Path, *, text: str = SITE, authority: str = AUTHORITY) -> None:
+    (folder / "site.toml").write_text(text)
+    (folder / "ca.crt").write_text(authority)
+
+
+@pytest.mark.parametrize("change", [{"text": MOVED}, {"authority": "another"}])
+def test_an_approval_is_for_the_recipient_that_was_shown(
+    folder: Path, spec: Spec, change: dict[str, str]
+) -> None:
+    waits(folder, spec)
+    succeeds("preview", folder, "--device", "cpu")
+    set_up(folder, **change)
+    assert "coordinator of site north changed" in fails(DataError, "approve", folder, "--yes")
+    set_up(folder)
+    succeeds("approve", folder, "--yes")
+    released = ask(folder, spec)
+    open_desk(folder, "cpu").gate.admit(spec, "run-1", "alone")
+    set_up(folder, **change)
+    assert waits(folder, spec) == "awaiting-approval"
+    with pytest.raises(PolicyError, match="a person at site north must approve spec tiny first"):
+        open_desk(folder, "cpu").gate.admit(spec, "run-1", "alone")
+    set_up(folder)
+    assert ask(folder, spec)[:2] == released[:2], "what was approved holds where it was meant to go"
+
+
+def test_what_goes_by_itself_goes_to_whom_the_site_connects(folder: Path, spec: Spec) -> None:
+    (folder / "policy.toml").write_text('specs = ["*"]\nmin_images = 2\nautomatic = true\n')
+    first = ask(folder, spec)
+    (folder / "site.toml").write_text(MOVED)
+    (folder / "ca.crt").unlink()
+    assert ask(folder, spec)[:2] == first[:2]
+    assert fails(ConfigError, "preview", folder, "--spec", "tiny").startswith("unknown spec")
+
+
+def test_what_changes_while_a_person_reads_is_not_approved(
+    folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits(folder, spec)
+    succeeds("preview", folder, "--device", "cpu")
+    (shown,) = (folder / "state" / "requests").glob("*/preview.safetensors")
+    payload, image = shown.read_bytes(), folder / "images/b/001.png"
+
+    def agreed(*_: object) -> bool:
+        shutil.copy(folder / "images/a/001.png", image)
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(typer, "confirm", agreed)
+        assert "changed since the preview" in fails(DataError, "approve", folder)
+    assert not Releases(folder / "state").folder(spec).exists()
+    assert waits(folder, spec) == "awaiting-approval"
+
+    def added(*_: object) -> bool:
+        shutil.copy(folder / "images/a/001.png", folder / "images/b/002.png")
+        return True
+
+    succeeds("preview", folder, "--device", "cpu")
+    assert shown.read_bytes() != payload
+    monkeypatch.setattr(typer, "confirm", added)
+    succeeds("approve", folder)
+    kept = Releases(folder / "state").folder(spec) / "north.safetensors"
+    assert sha256_hex(kept.read_bytes()) == open_history(folder)[-1]["sha256"]
+    assert waits(folder, spec) == "awaiting-approval", "nobody has looked at the new image"
+
+
+def open_history(folder: Path) -> list[dict[str, str]]:
+    lines = (folder / "state" / "history.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def test_two_previews_at_once_are_no_approval(folder: Path, spec: Spec) -> None:
@@ -270,13 +352,19 @@ def test_folders_that_are_no_site(tmp_path: Path) -> None:
 
 
 def test_names_from_outside_play_no_tricks(folder: Path, spec: Spec) -> None:
-    assert printable("a\x1b[2Jb\nc\u202e") == "a?[2Jb?c?"
-    assert printable("x" * 30, 10) == "xxxxxxxxxx… (30 characters)"
     waits(folder, spec.model_copy(update={"name": "\x1b[2Jlite0-100"}), "[red]run")
-    for words in (("preview", "--device", "cpu"), ("history",)):
-        shown = succeeds(words[0], folder, *words[1:])
-        assert "\x1b" not in shown
-    assert "[red]run" in shown
+    page = folder.parent / "page.html"
+    for words in (("preview", "--device", "cpu", "--html", page), ("approve", "--yes")):
+        assert "\x1b" not in succeeds(words[0], folder, *words[1:])
+    assert "\x1b" not in page.read_text()
+    assert "[red]run" in succeeds("history", folder)
+    for name in ("\x1b[2J", "\x1b[3J"):
+        waits(folder, spec.model_copy(update={"name": name}), "\x1b[2Jrun")
+    assert "\x1b" not in fails(ConfigError, "preview", folder)
+    assert "\x1b" not in succeeds(
+        "deny", folder, "--spec", open_desk(folder).requests.all()[0].spec.digest
+    )
+    assert "\x1b" not in succeeds("history", folder)
 
 
 def test_help_is_quick_and_has_examples() -> None:

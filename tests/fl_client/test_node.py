@@ -9,8 +9,9 @@ from fixtures_sites import write_classes
 from flwr.app import Context, RecordDict
 
 from fl_client import node
-from fl_client.node import current_site, node_name, site_signer
+from fl_client.node import current_site, node_name, site_recipient, site_signer
 from protocol.errors import ConfigError, DataError
+from protocol.files import sha256_hex
 from protocol.keys import PASSPHRASE, generate_key, public_pem, save_private_key
 
 
@@ -65,6 +66,18 @@ def test_sites_are_dealt_out_by_name(tmp_path: Path) -> None:
         current_site(context(run_config, partition_id=2))
     with pytest.raises(ConfigError, match="no site folder: start the SuperNode with"):
         current_site(context())
+
+
+def test_whom_releases_go_to(tmp_path: Path) -> None:
+    own = context(site=str(tmp_path))
+    assert site_recipient(context()) == site_recipient(own) == ""
+    (tmp_path / "site.toml").write_text('[site]\nsuperlink = "coordinator.example:1"\n')
+    with pytest.raises(ConfigError, match=r"certificate .*ca\.crt cannot be read: No such file"):
+        site_recipient(own)
+    (tmp_path / "ca.crt").write_bytes(b"authority")
+    assert site_recipient(own) == f"coordinator.example:1 {sha256_hex(b'authority')}"
+    # a SuperNode goes on talking to the coordinator with whom it was started
+    assert site_recipient(context(site=str(tmp_path), recipient="as started")) == "as started"
 
 
 def test_a_node_has_a_name_where_its_site_has_none(tmp_path: Path) -> None:

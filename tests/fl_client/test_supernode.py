@@ -32,6 +32,7 @@ from fl_client.supernode import (
 )
 from protocol.cli import main
 from protocol.errors import ConfigError, SiteError
+from protocol.files import sha256_hex
 from protocol.keys import PASSPHRASE, generate_key, public_pem
 
 
@@ -60,7 +61,7 @@ def test_the_command_line(north: SiteSettings) -> None:
         "9100",
         "--node-config",
         f'site="{folder}" key="{folder}/keys/node" policy="{folder}/policy.toml" '
-        f'state="{folder}/state" device=""',
+        f'state="{folder}/state" device="" recipient="{north.recipient}"',
     ]
 
 
@@ -83,6 +84,7 @@ def test_flower_reads_the_node_config_as_it_is_meant(north: SiteSettings, tmp_pa
         "policy": '/srv/the "policy".toml',
         "state": "/srv/back\\slash",
         "device": "cuda:1",
+        "recipient": f"{north.superlink} {sha256_hex(north.certificates.read_bytes())}",
     }
     for path in ('/srv/it\'s "so"', "/srv/two\nlines"):
         with pytest.raises(ConfigError, match="cannot be told to Flower"):
@@ -96,7 +98,7 @@ def test_whatever_flower_can_be_told_arrives(value: str) -> None:
         name="north",
         data=Path("/data"),
         superlink="host:1",
-        certificates=Path("/ca.crt"),
+        certificates=Path(__file__),
         key=Path("/node"),
         signing_key=f"hsm:{value}",
         policy=Path("/policy.toml"),

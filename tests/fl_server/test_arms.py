@@ -318,7 +318,7 @@ def asked_of(sites: dict[str, Site]) -> Counter[tuple[str, str, int]]:
 def test_killed_after_any_message_a_run_goes_on_and_ends_alike(
     strategy: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl_server.asking.POLL_SECONDS", 0)
+    monkeypatch.setattr("strategies.inbox.POLL_SECONDS", 0)
     settings = RunSettings(rounds=2, timeout=5, strategy=strategy, recipe=recipe)
     grid, exchange, sites = setting()
     expected, whole = told(everything(grid, exchange, settings, None)), asked_of(sites)
@@ -358,7 +358,7 @@ def test_killed_after_any_message_a_run_goes_on_and_ends_alike(
 def test_killed_at_any_write_a_run_goes_on_and_ends_alike(
     written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl_server.asking.POLL_SECONDS", 0)
+    monkeypatch.setattr("strategies.inbox.POLL_SECONDS", 0)
     settings = RunSettings(rounds=2, timeout=5, strategy="fedyogi")
     writes = 0
 
@@ -393,7 +393,7 @@ def test_killed_at_any_write_a_run_goes_on_and_ends_alike(
 def test_a_site_that_refused_is_asked_again_by_a_run_that_goes_on(
     answer: RecordDict | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl_server.asking.POLL_SECONDS", 0)
+    monkeypatch.setattr("strategies.inbox.POLL_SECONDS", 0)
     grid, exchange, sites = setting(a=Site("a", fails="train.alone", answer=answer))
     grid.lives = 3
     with pytest.raises(Killed):

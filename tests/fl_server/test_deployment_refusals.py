@@ -9,11 +9,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from fl_server.certificates import issue, load_authority, make_authority
 from fl_server.deployment import Deployment
+from protocol.errors import FedprintError
 from tests.conftest import digits, patches, write_subfolders
 from tests.fl_server.deploying import EXCHANGE, deployed, faulty_app, read_json
 
@@ -194,3 +198,32 @@ def test_the_others_finish(refusals: dict[str, dict[str, str]]) -> None:
     for run, honest in {"first": {"gamma", "north", "south"}, "second": {"north", "south"}}.items():
         verified = {site for site, reason in refusals[run].items() if reason == "verified"}
         assert verified == honest
+
+
+def test_strangers_and_wrong_certificates_end_with_their_code(tmp_path: Path) -> None:
+    """Keys and certificates that Flower itself would meet with silence, or with retries for ever."""
+    images = write_subfolders(tmp_path / "digits", digits((3, 8), 6))
+    with deployed(tmp_path / "deployment") as deployment:
+        stranger = tmp_path / "stranger"
+        invitation = deployment.coordinator / "invitation.json"
+        deployment.fedprint(
+            *("site", "init", stranger, "--invitation", invitation, "--data", images)
+        )
+        with pytest.raises(FedprintError, match=r"not-registered: .* does not know the key of"):
+            deployment.fedprint("site", "start", stranger)
+        tls = deployment.coordinator / "tls"
+        lasts = timedelta(seconds=15)
+        authority = load_authority(tls / "ca.crt", tls / "ca.key")
+        expires = issue(tls, authority, ["127.0.0.1", "localhost"], lasts).not_valid_after_utc
+        deployment.superlink.stop()
+        deployment.superlink.start()
+        while datetime.now(UTC) <= expires:
+            time.sleep(0.5)
+        with pytest.raises(FedprintError, match=r"certificate-expired: the certificate of 127.0.0"):
+            deployment.fedprint("site", "start", stranger)
+        (stranger / "ca.crt").unlink()
+        (stranger / "ca.crt").write_bytes(
+            make_authority("another").certificate.public_bytes(Encoding.PEM)
+        )
+        with pytest.raises(FedprintError, match=r"wrong-ca: the certificate of 127.0.0.1:"):
+            deployment.fedprint("site", "start", stranger)

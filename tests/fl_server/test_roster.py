@@ -189,7 +189,7 @@ def test_who_comes_late_is_asked_and_the_rest_is_not() -> None:
 def test_verified_releases_are_not_asked_for_again(tmp_path: Path) -> None:
     north, south, dying = Enrolled("north"), Enrolled("south"), Enrolled("dying")
 
-    class Interrupted(Exception):
+    class Interrupted(BaseException):
         pass
 
     class DiesOnce(Enrolled):

@@ -96,9 +96,14 @@ def factors_for(plan: GroupPlan) -> Prepare:
 def run(strategy: Strategy, grid: GroupGrid, rounds: int = 3) -> dict[str, NDArray[np.float32]]:
     """Run a strategy and return the final arrays."""
     result: Result = strategy.start(
-        grid, start(), num_rounds=rounds, timeout=5, train_config=ConfigRecord()
+        grid, start(), num_rounds=rounds, timeout=0.01, train_config=ConfigRecord()
     )
     return {name: array.numpy() for name, array in result.arrays.items()}
+
+
+@pytest.fixture(autouse=True)
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strategies.inbox.POLL_SECONDS", 0.001)
 
 
 def fedavg() -> Strategy:
@@ -314,11 +319,10 @@ def test_a_round_that_all_nodes_failed_is_redone_when_they_come_back(
 
         looks = 0
 
-        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-            asked = list(messages)
-            if asked and len(self.sent) == 3:  # the second round
+        def push_messages(self, messages: Any) -> Any:
+            if len(self.sent) == 3:  # the second round
                 self.offline, self.looks = {1, 2, 3}, 5
-            return super().send_and_receive(asked, timeout=timeout)
+            return super().push_messages(messages)
 
         def get_node_ids(self) -> Any:
             self.looks -= 1
@@ -419,8 +423,8 @@ def test_a_strategy_that_samples_gets_the_replies_that_it_got() -> None:
 
 def test_replies_are_averaged_in_the_groups_order_whoever_comes_first() -> None:
     class Shuffled(FakeGrid):
-        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-            return list(super().send_and_receive(messages, timeout=timeout))[::-1]
+        def push_messages(self, messages: Any) -> Any:
+            return super().push_messages(list(messages)[::-1])
 
     seen = GroupGrid(Shuffled({n: node(n) for n in EXAMPLES}), "g", [5, 2, 4, 1])
     content = RecordDict({"config": ConfigRecord({"server-round": 1}), "arrays": start()})
@@ -455,9 +459,9 @@ def test_groups_run_side_by_side() -> None:
     meet = threading.Barrier(2, timeout=20)
 
     class MeetingGrid(type(make_grid())):  # type: ignore[misc]
-        def send_and_receive(self, messages: object, **options: object) -> object:
+        def push_messages(self, messages: object) -> object:
             meet.wait()  # passes only if both groups wait for their sites at once
-            return super().send_and_receive(messages, **options)
+            return super().push_messages(messages)
 
     def job(seen: GroupGrid, name: str) -> tuple[str, list[int]]:
         found = run(fedavg(), seen, rounds=2)
