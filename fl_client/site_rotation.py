@@ -13,16 +13,33 @@ import re
 import shutil
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from fl_client.site_file import SITE_FILE
 from fl_client.site_keys import NODE_KEY, SIGNING_KEY, existing_signer, make_keys, open_signer
 from fl_client.site_lock import only_one
 from fl_client.site_settings import SiteSettings
 from protocol.enrolment import Enrolment, make_enrolment, open_enrolment
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, one_line
 from protocol.files import atomic_json, atomic_write
 from protocol.keys import environment_passphrase, is_uri
+from protocol.names import Sha256Hex
 
-_PLAN = "rotation.json"  # in keys/next: what the switch has to do
+_PLAN = "rotation.json"  # in keys/next
+
+
+class _Plan(BaseModel):
+    """What the switch has to do: the id of the old signing key, and the new one where it moves."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        alias_generator=lambda name: name.replace("_", "-"),
+        validate_by_name=True,
+    )
+
+    old: Sha256Hex
+    signing_key: str | None = None
+    public_key: str | None = None
 
 
 def rotation_file(settings: SiteSettings) -> Path:
@@ -63,12 +80,13 @@ def start_rotation(
     try:
         separate = signing_key is None and _separate(settings)
         signing, node = make_keys(folder, separate)
-        plan = {"old": old.public_key.keyid, "signing-key": SIGNING_KEY if separate else None}
+        named, public = SIGNING_KEY if separate else None, None
         if signing_key is not None:
-            signing, plan["signing-key"] = existing_signer(signing_key, public_key)
+            signing, named = existing_signer(signing_key, public_key)
             if public_key is not None and is_uri(signing_key):
-                plan["public-key"] = str(public_key.expanduser().absolute())
+                public = str(public_key.expanduser().absolute())
         data = make_enrolment(settings.name, signing, node, old)
+        plan = _Plan(old=old.public_key.keyid, signing_key=named, public_key=public)
         atomic_json(folder / _PLAN, plan)
         atomic_write(rotation_file(settings), data)
     except BaseException:
@@ -89,8 +107,8 @@ def finish_rotation(settings: SiteSettings) -> Path:
     new = keys / "next"
     if not (new / _PLAN).is_file():
         raise ConfigError(f"no rotation is under way in {keys}: begin with `fedprint site rotate`")
-    plan = json.loads((new / _PLAN).read_text(encoding="utf-8"))
-    kept = keys / f"old-{plan['old'][:12]}"
+    plan = _read_plan(new / _PLAN)
+    kept = keys / f"old-{plan.old[:12]}"
     with only_one(settings):
         kept.mkdir(mode=0o700, exist_ok=True)
         for name, target in _targets(settings):
@@ -101,6 +119,16 @@ def finish_rotation(settings: SiteSettings) -> Path:
             rotation_file(settings).replace(settings.enrolment)
         shutil.rmtree(new)
     return kept
+
+
+def _read_plan(path: Path) -> _Plan:
+    try:
+        return _Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path} is not in order: {one_line(error)}: restore it, or delete {path.parent} and "
+            "begin again with `fedprint site rotate`"
+        ) from None
 
 
 def _separate(settings: SiteSettings) -> bool:
@@ -130,15 +158,14 @@ def _switch(new: Path, target: Path, kept: Path) -> None:
     new.replace(target)
 
 
-def _name_signing_key(settings: SiteSettings, plan: dict[str, str | None]) -> None:
+def _name_signing_key(settings: SiteSettings, plan: _Plan) -> None:
     """Let ``site.toml`` name a signing key that lies elsewhere than before; its comments stay."""
-    signing, public = plan.get("signing-key"), plan.get("public-key")
-    if signing is None:
+    if plan.signing_key is None:
         return
     path = settings.folder / SITE_FILE
-    text = _with_value(path.read_text(encoding="utf-8"), "signing-key", signing)
-    if public is not None or settings.public_key is not None:
-        text = _with_value(text, "public-key", public)
+    text = _with_value(path.read_text(encoding="utf-8"), "signing-key", plan.signing_key)
+    if plan.public_key is not None or settings.public_key is not None:
+        text = _with_value(text, "public-key", plan.public_key)
     atomic_write(path, text)
 
 

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 
 from protocol.errors import FedprintError, VerificationError
 from protocol.records import refusal
-from strategies.inbox import POLL_SECONDS, OnReply, arrived, plain, push, receive
+from strategies.inbox import POLL_SECONDS, OnReply, arrived, push, receive
 
 __all__ = ["POLL_SECONDS", "Problem", "arrived", "ask", "content_of", "push"]
 
@@ -68,6 +68,5 @@ def content_of(reply: Message | None) -> RecordDict:
     except FedprintError as error:
         raise Problem(str(getattr(error, "reason", "error")), str(error)) from None
     if problem is not None:
-        reason, message = problem
-        raise Problem(plain(reason), plain(message))
+        raise Problem(*problem)
     return reply.content

@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, RecordDict
 from fl_server.asking import Problem
 from fl_server.scores import Answer
 from protocol.errors import FedprintError
+from protocol.names import printable
 from protocol.sharing import BODY
-from strategies.inbox import plain
 from strategies.replies import flaw, mislabelled
 
 log = logging.getLogger("fedprint")
@@ -39,7 +39,7 @@ def only_body(content: RecordDict) -> RecordDict:
         if not name.startswith(BODY) or len(name) > NAME_LIMIT or len(array.shape) > RANK_LIMIT:
             why = "which is no part of a backbone"
         if why:
-            raise Problem("malformed-message", f"sent {plain(name)} {why}")
+            raise Problem("malformed-message", f"sent {printable(name, 100)} {why}")
     if body.count_bytes() > BYTES_LIMIT:
         raise Problem("too-large", f"sent a backbone of more than {BYTES_LIMIT} bytes")
     return RecordDict({"arrays": body})
@@ -98,7 +98,7 @@ def _digest(body: ArrayRecord) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(body.items()):
         if why := flaw(array, array.shape, FLOAT32):
-            raise Problem("malformed-message", f"sent {plain(name)} {why}")
+            raise Problem("malformed-message", f"sent {printable(name, 100)} {why}")
         digest.update(f"{name!r} {tuple(array.shape)} ".encode())
         digest.update(array.numpy().tobytes())
     return digest.hexdigest()

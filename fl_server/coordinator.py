@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from fl_server.server_file import read_server_file
 from protocol.errors import ConfigError, StaleStore, TooFewSignatures
@@ -135,6 +136,8 @@ def read_store(folder: Path, coordinators: Sequence[str], threshold: int) -> Tru
         raise ConfigError(
             f"{folder} has lost its {CURRENT}: copy the newest version from {HISTORY}/"
         ) from None
+    except OSError as error:
+        raise _barred(folder / CURRENT, "read", error) from error
     store = open_store(data, coordinators, threshold)
     if store.version < (newest := _newest(folder)):
         raise StaleStore(
@@ -163,7 +166,7 @@ def changing(folder: Path | str) -> Iterator[Coordinator]:
     import fcntl  # not on Windows, where a simulation still runs
 
     opened = _open(Path(folder))
-    with (opened.folder / ".lock").open("w") as lock:
+    with _lock(opened.folder / ".lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -172,11 +175,32 @@ def changing(folder: Path | str) -> Iterator[Coordinator]:
         if not opened.pending.exists() or (opened.folder / CURRENT).exists():
             current = open_coordinator(folder)
         if opened.pending.exists():
-            waiting = open_store(opened.pending.read_bytes(), opened.public_pem)
+            waiting = open_store(_waiting(opened.pending), opened.public_pem)
             if current is None or waiting.version > current.store.version:
                 current = replace(opened, store=waiting)
         assert current is not None
         yield current
+
+
+def _lock(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        raise _barred(path, "written", error) from error
+
+
+def _waiting(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _barred(path, "read", error) from error
+
+
+def _barred(path: Path, done: str, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be {done} ({error.strerror}): run this as the user whose folder it is, or "
+        "correct its permissions"
+    )
 
 
 def _open(folder: Path) -> Coordinator:

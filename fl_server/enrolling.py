@@ -35,6 +35,8 @@ class Change:
         Ids of the nodes that may no longer connect.
     by_hand : list of str
         Commands that a person must still run.
+    unnoted : bool
+        Whether Flower may know a node that is to be unregistered, but nobody noted its id.
     """
 
     version: int
@@ -42,6 +44,7 @@ class Change:
     node: str = ""
     unregistered: list[str] = field(default_factory=list)
     by_hand: list[str] = field(default_factory=list)
+    unnoted: bool = False
 
 
 def is_enrolled(store: TrustStore, enrolment: Enrolment) -> bool:
@@ -87,11 +90,12 @@ def enrol(
         store = store if known else store.admit(enrolment, now, grace)
         nodes = FlowerNodes(coordinator.folder)
         node = "" if offline else nodes.register(enrolment)
-        nodes.note(enrolment, node, now + grace)
+        unnoted = nodes.note(enrolment, node, now + grace)
         current = not coordinator.pending.exists() if known else coordinator.propose(store)
         swept = nodes.sweep(now) if current and not offline else []
     by_hand = [nodes.register_command(enrolment)] if offline else []
-    return Change(store.version, current, node, swept, by_hand)
+    by_hand += nodes.find_commands() if unnoted else []
+    return Change(store.version, current, node, swept, by_hand, unnoted)
 
 
 def revoke(folder: Path, site: str, *, offline: bool = False) -> Change:
@@ -119,16 +123,17 @@ def revoke(folder: Path, site: str, *, offline: bool = False) -> Change:
         if any(entry.status != "revoked" for entry in store.entries_of(site)):
             store, current = revoked, coordinator.propose(revoked)
         nodes = FlowerNodes(coordinator.folder)
-        nodes.retire(site, now)
-        if offline:
-            return Change(store.version, current, by_hand=nodes.unregister_commands(site))
+        unnoted = nodes.retire(site, now)
+        by_hand = nodes.unregister_commands(site) if offline else []
+        by_hand += nodes.find_commands() if unnoted else []
         try:
-            return Change(store.version, current, unregistered=nodes.sweep(now))
+            swept = [] if offline else nodes.sweep(now)
         except FedprintError as error:
             raise FedprintError(
                 f"{site} is revoked in the trust store, version {store.version}, but Flower did "
                 f"not unregister its node: {error}; run the command again when the SuperLink runs"
             ) from error
+    return Change(store.version, current, "", swept, by_hand, unnoted)
 
 
 def sweep(coordinator: Coordinator) -> list[str]:

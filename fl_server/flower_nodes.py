@@ -1,7 +1,8 @@
 """Which Flower node is which site's, as Flower said when the node's key was registered.
 
 ``nodes.json`` has the present node of each site, ``retired.json`` those of former keys, until
-Flower has unregistered them. ``nodes/SITE.pub`` is the key in the form that Flower reads.
+Flower has unregistered them. ``nodes/SITE.pub`` is the present node's key in the form that Flower
+reads; there may be one without a node, where a person registered it and nobody noted the id.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class FlowerNodes:
         known = self.present.get(enrolment.site) if self._is_noted(enrolment) else None
         return known or self._only_unclaimed()
 
-    def note(self, enrolment: Enrolment, node: str, until: datetime) -> None:
+    def note(self, enrolment: Enrolment, node: str, until: datetime) -> bool:
         """Note a site's node key and node; one with another key may stay until then.
 
         Parameters
@@ -88,22 +89,39 @@ class FlowerNodes:
             Its node's id, or empty where it is not known.
         until : datetime
             When the node before is to be unregistered.
+
+        Returns
+        -------
+        bool
+            Whether Flower may know the node before, but nobody noted its id.
         """
-        site = enrolment.site
-        if site in self.present and not self._is_noted(enrolment):
-            before = self.present.pop(site)
-            self.retired.append(Retired(site=site, node=before, until=until))
+        site, unnoted = enrolment.site, False
+        if not self._is_noted(enrolment):
+            unnoted = self._lacks(site)
+            if before := self.present.pop(site, ""):
+                self.retired.append(Retired(site=site, node=before, until=until))
         if node:
             self.present[site] = node
         atomic_write(self._key_file(site), _line(enrolment))
         self._write()
+        return unnoted
 
-    def retire(self, site: str, now: datetime) -> None:
-        """Note that none of a site's nodes may connect any more."""
+    def retire(self, site: str, now: datetime) -> bool:
+        """Note that none of a site's nodes may connect any more.
+
+        Returns
+        -------
+        bool
+            Whether Flower may know one whose id nobody noted.
+        """
+        unnoted = self._lacks(site)
+        if not unnoted:
+            self._key_file(site).unlink(missing_ok=True)
         nodes = [self.present.pop(site, ""), *(r.node for r in self.retired if r.site == site)]
         self.retired = [r for r in self.retired if r.site != site]
         self.retired += [Retired(site=site, node=node, until=now) for node in nodes if node]
         self._write()
+        return unnoted
 
     def sweep(self, now: datetime) -> list[str]:
         """Unregister the retired nodes whose time has come; return their ids.
@@ -133,6 +151,15 @@ class FlowerNodes:
         """Return the commands that unregister a site's retired nodes by hand."""
         nodes = [retired.node for retired in self.retired if retired.site == site]
         return [self._command("supernode", "unregister", node, NAME) for node in nodes]
+
+    def find_commands(self) -> list[str]:
+        """Return the commands that unregister by hand a node whose id nobody noted."""
+        unregister = self._command("supernode", "unregister", "ID", NAME)
+        return [self._command("supernode", "ls", NAME), unregister]
+
+    def _lacks(self, site: str) -> bool:
+        """Say whether a site has a node key whose node is not noted."""
+        return self._key_file(site).exists() and site not in self.present
 
     def _key_file(self, site: str) -> Path:
         return self._folder / "nodes" / f"{site}.pub"
@@ -169,4 +196,7 @@ def _read(path: Path, kind: TypeAdapter[Kind], missing: Kind) -> Kind:
     except FileNotFoundError:
         return missing
     except ValidationError as error:
-        raise ConfigError(f"{path} is not in order: {one_line(error)}") from None
+        raise ConfigError(
+            f"{path} is not in order: {one_line(error)}: restore it, or delete it, and see to the "
+            "nodes that it named with `flwr supernode ls`"
+        ) from None

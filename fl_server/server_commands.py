@@ -239,6 +239,12 @@ def _show_change(folder: Path, what: str, done: Change) -> None:
         typer.echo(f"have them sign {folder / PENDING}: fedprint server sign")
     for node in done.unregistered:
         typer.echo(f"Flower has unregistered node {node}")
+    if done.unnoted:
+        typer.echo(
+            "warning: nodes.json does not say which node of Flower's is the site's: find it and "
+            "unregister it, or it stays connected",
+            err=True,
+        )
     for command in done.by_hand:
         typer.echo(f"left to do when the SuperLink runs: {command}")
 

@@ -7,7 +7,6 @@ and a certificate that ran out are findings, not errors.
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel
 
 from fl_server.connection import Connection, Node
 from fl_server.coordinator import read_store
+from fl_server.flower_nodes import FlowerNodes
 from fl_server.progress import STATE, read_status
 from fl_server.server_file import read_server_file
 from protocol.errors import FedprintError
@@ -110,7 +110,8 @@ def collect(folder: Path) -> Status:
     Raises
     ------
     FedprintError
-        If the folder is no coordinator's, or its trust store does not verify.
+        If the folder is no coordinator's, its trust store does not verify, or its list of nodes is
+        damaged.
     """
     settings, now = read_server_file(folder), datetime.now(UTC)
     # no private key is needed, so that a monitor can be kept from it
@@ -129,15 +130,12 @@ def collect(folder: Path) -> Status:
 
 def _nodes(folder: Path) -> tuple[str, dict[str, Node] | None]:
     """Return the SuperLink's problem, and the node of each site unless there is one."""
-    try:
-        known = json.loads((folder / "nodes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}  # nobody was registered from here
+    known = FlowerNodes(folder.resolve()).present
     try:
         listed = {node.node_id: node for node in Connection(folder.resolve() / "flwr").nodes()}
     except FedprintError as error:
         return str(error), None
-    return "", {site: listed[str(node)] for site, node in known.items() if str(node) in listed}
+    return "", {site: listed[node] for site, node in known.items() if node in listed}
 
 
 def _sites(

@@ -14,6 +14,7 @@ import typer
 from click.exceptions import Abort, ClickException, NoArgsIsHelpError
 
 from protocol.errors import FedprintError
+from protocol.names import printable
 
 GROUP = "fedprint.commands"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -123,7 +124,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"fedprint: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"fedprint: error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -17,6 +17,8 @@ from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from protocol.names import printable
+
 T = TypeVar("T")
 OnReply = Callable[[int, Message], None]
 
@@ -90,12 +92,6 @@ def arrived(grid: Grid, waiting: dict[str, T], every: bool = False) -> Iterator[
             break
 
 
-def plain(text: str) -> str:
-    """Return what a site wrote as one printable line of bounded length."""
-    line = " ".join(text[: 4 * TEXT_LIMIT].split())[:TEXT_LIMIT]
-    return "".join(sign if sign.isprintable() else "?" for sign in line)
-
-
 def _reply_to(message_id: str, grid: Grid) -> Message | None:
     """Return the reply to a message if there is one; an unreadable one is an error of its node."""
     try:
@@ -103,7 +99,7 @@ def _reply_to(message_id: str, grid: Grid) -> Message | None:
         if reply is None:
             return None
         if reply.has_error():
-            reply.error = Error(reply.error.code, plain(str(reply.error.reason or "")))
+            reply.error = Error(reply.error.code, printable(reply.error.reason or "", TEXT_LIMIT))
     except httpx.HTTPError:  # the way to the SuperLink, of which no node can be blamed
         raise
     except Exception as error:

@@ -282,7 +282,7 @@ def test_training_waits_for_an_approved_release(folder: Path, spec: Spec) -> Non
         gate_of(folder, APPROVE_FIRST).admit(spec, "run-1", "alone")
 
 
-def test_an_approval_for_another_recipient_opens_nothing(folder: Path, spec: Spec) -> None:
+def test_an_approval_holds_for_one_recipient(folder: Path, spec: Spec) -> None:
     def to(recipient: str, policy: Policy = APPROVE_FIRST) -> Gate:
         return gate_of(folder, policy, find_recipient=lambda: recipient)
 

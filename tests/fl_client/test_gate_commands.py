@@ -18,6 +18,7 @@ from fl_client import gate_commands
 from fl_client.approval import Desk, open_desk
 from fl_client.preview import PLAIN
 from fl_client.releases import Releases
+from protocol.cli import main
 from protocol.errors import ConfigError, DataError, FedprintError, PolicyError
 from protocol.files import sha256_hex
 from protocol.fingerprint import pack
@@ -238,7 +239,6 @@ def test_what_goes_by_itself_goes_to_whom_the_site_connects(folder: Path, spec: 
     (folder / "site.toml").write_text(MOVED)
     (folder / "ca.crt").unlink()
     assert ask(folder, spec)[:2] == first[:2]
-    assert fails(ConfigError, "preview", folder, "--spec", "tiny").startswith("unknown spec")
 
 
 def test_what_changes_while_a_person_reads_is_not_approved(
@@ -275,6 +275,14 @@ def test_what_changes_while_a_person_reads_is_not_approved(
 def open_history(folder: Path) -> list[dict[str, str]]:
     lines = (folder / "state" / "history.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def test_the_preview_says_where_no_training_follows(folder: Path, spec: Spec) -> None:
+    waits(folder, spec)
+    with (folder / "policy.toml").open("a") as file:
+        file.write("training = false\n")
+    shown = succeeds("preview", folder, "--device", "cpu")
+    assert "lets the site train with its group: no (policy: training)" in shown
 
 
 def test_two_previews_at_once_are_no_approval(folder: Path, spec: Spec) -> None:
@@ -365,6 +373,18 @@ def test_names_from_outside_play_no_tricks(folder: Path, spec: Spec) -> None:
         "deny", folder, "--spec", open_desk(folder).requests.all()[0].spec.digest
     )
     assert "\x1b" not in succeeds("history", folder)
+
+
+def test_errors_play_no_tricks_either(
+    folder: Path, spec: Spec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits(folder, spec.model_copy(update={"name": "\x1b[2Jtiny\u202e"}))
+    (folder / "policy.toml").write_text('name = "bones"\n')
+    with pytest.raises(SystemExit):
+        main(["site", "preview", str(folder)])
+    assert capsys.readouterr().err == (
+        "fedprint: error: bones: spec ?[2Jtiny? is not allowed: add it to specs to allow it\n"
+    )
 
 
 def test_help_is_quick_and_has_examples() -> None:

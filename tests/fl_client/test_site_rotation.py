@@ -56,6 +56,21 @@ def test_one_rotation_at_a_time(north: SiteSettings) -> None:
         start_rotation(north)
 
 
+@pytest.mark.parametrize("text", ["", "[1]", '{"old": "../../x"}', '{"old": 3}', "\udcff"])
+def test_a_damaged_plan_is_named(north: SiteSettings, text: str) -> None:
+    made = start_rotation(north)
+    plan = north.folder / "keys" / "next" / "rotation.json"
+    plan.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError) as caught:
+        finish_rotation(north)
+    assert str(caught.value).startswith(f"{plan} is not in order: ")
+    assert str(caught.value).endswith(
+        f": restore it, or delete {plan.parent} and begin again with `fedprint site rotate`"
+    )
+    assert "\n" not in str(caught.value)
+    assert node_id(north) == made.replaces, "nothing was switched"
+
+
 def test_not_while_the_site_runs(north: SiteSettings) -> None:
     made = start_rotation(north)
     with only_one(north), pytest.raises(SiteError, match="site north is running already"):

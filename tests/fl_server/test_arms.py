@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -213,26 +213,80 @@ def test_a_site_lost_alone_does_not_take_part_later() -> None:
     assert outcome.examples.keys() == {"a", "b", "d", "e"}
 
 
-def test_fine_tuning_starts_from_the_first_site_that_sends_its_backbone() -> None:
-    settings = SETTINGS.model_copy(update={"recipe": "fine-tune"})
-    broken = Site("a", fails="query.body", answer=to_refusal("site-error", "no weights"))
-    _, outcome, sites, grid = run_both("grouped", GROUPS, settings, a=broken)
+FINE_TUNE = SETTINGS.model_copy(update={"recipe": "fine-tune"})
+
+
+def body(*values: float, name: str = "body.w") -> RecordDict:
+    """Return a backbone."""
+    return RecordDict({"arrays": ArrayRecord({name: Array(np.array(values, np.float32))})})
+
+
+def started_from(grid: FakeGrid, site: str) -> ArrayRecord:
+    """Return what a site was sent first to train on."""
+    sent = (m for m in grid.sent if m.metadata.dst_node_id == NODES[site])
+    first = next(m for m in sent if m.metadata.message_type == "train")
+    return first.content.array_records["arrays"]
+
+
+def test_fine_tuning_starts_from_a_backbone_that_two_sites_send_alike() -> None:
+    _, outcome, sites, grid = run_both("grouped", GROUPS, FINE_TUNE)
     assert [kind for kind, _ in sites["b"].asked][1] == "query.body"
-    assert "query.body" not in [kind for kind, _ in sites["c"].asked]
-    to_a = [m for m in grid.sent if m.metadata.dst_node_id == NODES["a"]]
-    first = next(m for m in to_a if m.metadata.message_type == "train")
-    arrays = first.content.array_records["arrays"]
-    assert "body.w" in arrays
+    assert "query.body" not in [kind for kind, _ in sites["c"].asked]  # two said the same
+    arrays = started_from(grid, "a")
+    np.testing.assert_array_equal(arrays["body.w"].numpy(), [0, 0])
     assert arrays[row_name("y")].numpy().shape == (4,)
     assert outcome.lost == {}
 
 
-def test_a_group_without_any_backbone_is_lost_and_says_why() -> None:
-    settings = SETTINGS.model_copy(update={"recipe": "fine-tune"})
-    broken = {s: Site(s, fails="query.body") for s in "de"}
-    _, outcome, _, _ = run_both("grouped", GROUPS, settings, **broken)
-    why = "no site of group grouped-2 sent the backbone that it starts from"
-    assert outcome.lost == {"d": why, "e": why}
+@pytest.mark.parametrize(
+    "answer",
+    [
+        to_refusal("site-error", "no weights"),
+        RecordDict({"fedprint": ConfigRecord({"refused": "x"})}),
+        body(1, 2),
+        body(0, np.nan),
+        body(0, 0, 0),
+        body(0, 0, name="body.v"),
+        body(0, 0, name="head.w"),
+    ],
+)
+def test_one_sites_backbone_is_not_everybodys_start(answer: RecordDict) -> None:
+    bad = Site("a", fails="query.body", answer=answer)
+    _, outcome, _, grid = run_both("grouped", GROUPS, FINE_TUNE, a=bad)
+    arrays = started_from(grid, "a")
+    assert [name for name in arrays if not name.startswith("head.")] == ["body.w"]
+    np.testing.assert_array_equal(arrays["body.w"].numpy(), [0, 0])
+    assert outcome.lost == {}
+
+
+def test_a_group_whose_sites_do_not_agree_on_a_backbone_is_lost_and_says_who_sent_what() -> None:
+    bad = {
+        "a": Site("a", fails="query.body", answer=body(1, 2)),
+        "c": Site("c", fails="query.body", answer=body(0, np.inf)),
+        **{s: Site(s, fails="query.body") for s in "de"},
+    }
+    _, outcome, _, _ = run_both("grouped", GROUPS, FINE_TUNE, **bad)
+    why = {
+        1: "a (sent one of its own), b (sent one of its own), "
+        "c (sent body.w with values that are not finite)",
+        2: "d (node is gone), e (node is gone)",
+    }
+    text = "no two sites of grouped-{} sent the same backbone to start from: {}"
+    groups = {1: "abc", 2: "de"}
+    assert outcome.lost == {s: text.format(n, why[n]) for n, sites in groups.items() for s in sites}
+
+
+def test_an_outcome_of_other_sites_is_not_taken_for_that_of_these(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    grid, exchange, _ = setting()
+    releases, nodes = dict(exchange.releases), dict(exchange.nodes)
+    for site in "abc":
+        del exchange.releases[site], exchange.nodes[site]
+    run_arm("alone", [["d"], ["e"]], grid, exchange, SETTINGS, journal=journal)
+    exchange.releases.update(releases)
+    exchange.nodes.update(nodes)
+    again = run_arm("alone", [[s] for s in CLASSES], grid, exchange, SETTINGS, journal=journal)
+    assert again.scores.keys() == set(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +377,7 @@ def test_killed_after_any_message_a_run_goes_on_and_ends_alike(
     grid, exchange, sites = setting()
     expected, whole = told(everything(grid, exchange, settings, None)), asked_of(sites)
     total = sum(whole.values())
-    assert total == 5 + 2 * 5 + 5 + (2 if recipe == "fine-tune" else 0)
+    assert total == 5 + 2 * 5 + 5 + (4 if recipe == "fine-tune" else 0)
     for lives in range(total):
         journal = Journal(tmp_path / str(lives))
         grid, exchange, sites = setting()

@@ -120,6 +120,23 @@ def test_a_folder_that_lacks_something(folder: Path, tmp_path: Path) -> None:
         open_coordinator(folder)
 
 
+@pytest.mark.parametrize("name", [CURRENT, ".lock", PENDING])
+def test_a_file_that_may_not_be_touched_is_named(folder: Path, name: str) -> None:
+    path = folder / name
+    path.unlink(missing_ok=True)
+    path.mkdir()  # root, who may run these tests, may read every file
+    with pytest.raises(ConfigError) as caught, changing(folder):
+        pass
+    said = {".lock": "written", PENDING: "read", CURRENT: "read"}[name]
+    assert str(caught.value) == (
+        f"{path} cannot be {said} (Is a directory): run this as the user whose folder it is, or "
+        "correct its permissions"
+    )
+    if name == CURRENT:
+        with pytest.raises(ConfigError, match=r"trust\.dsse\.json cannot be read"):
+            open_coordinator(folder)
+
+
 def test_an_encrypted_key_opens_with_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

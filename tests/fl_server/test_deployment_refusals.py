@@ -201,7 +201,7 @@ def test_the_others_finish(refusals: dict[str, dict[str, str]]) -> None:
 
 
 def test_strangers_and_wrong_certificates_end_with_their_code(tmp_path: Path) -> None:
-    """Keys and certificates that Flower itself would meet with silence, or with retries for ever."""
+    """Flower itself would meet them with silence, or try again for ever."""
     images = write_subfolders(tmp_path / "digits", digits((3, 8), 6))
     with deployed(tmp_path / "deployment") as deployment:
         stranger = tmp_path / "stranger"

@@ -69,6 +69,18 @@ def test_no_coordinators_folder_is_an_error(run: Run, tmp_path: Path) -> None:
     assert "no coordinator's folder" in said.err
 
 
+@pytest.mark.parametrize("text", ["[1]", '{"north": 3}', "{", ""])
+def test_damaged_books_are_an_error_of_one_line(server: Path, run: Run, text: str) -> None:
+    (server / "nodes.json").write_text(text)
+    for command in (["status"], ["revoke", "north", "--offline"]):
+        said = run("server", command[0], server, *command[1:])
+        assert said.code == 1
+        assert said.error.startswith(f"{server / 'nodes.json'} is not in order: ")
+        assert said.error.endswith(
+            "restore it, or delete it, and see to the nodes that it named with `flwr supernode ls`"
+        )
+
+
 def test_run_is_running_while_its_lock_is_held(server: Path, run: Run) -> None:
     folder = server / "runs" / "first"
     progress = Progress(folder, "17")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,17 @@ def test_a_group_that_lost_all_its_sites_is_an_error() -> None:
     assert seen.lost == {1: "node is gone", 2: "did not answer in time"}
 
 
+def test_records_besides_those_asked_for_cost_a_site_the_group() -> None:
+    def spoilt(message: Message) -> RecordDict:
+        content = node(2)(message)
+        content["more"] = ConfigRecord({"x": b"x" * 999})
+        return content
+
+    seen = GroupGrid(FakeGrid({1: node(1), 2: spoilt, 3: node(3)}), "g", [1, 2, 3])
+    run(fedavg(), seen)
+    assert seen.lost == {2: "sent other records than it should"}
+
+
 @pytest.mark.parametrize("failure", [Dead, Silent])
 def test_a_lost_node_is_admitted_to_the_next_round(failure: type[Exception]) -> None:
     grid = make_grid([1, 2, 3], broken={(3, 1): failure})
@@ -320,7 +332,7 @@ def test_a_round_that_all_nodes_failed_is_redone_when_they_come_back(
         looks = 0
 
         def push_messages(self, messages: Any) -> Any:
-            if len(self.sent) == 3:  # the second round
+            if messages and len(self.sent) == 3:  # the second round
                 self.offline, self.looks = {1, 2, 3}, 5
             return super().push_messages(messages)
 
@@ -505,6 +517,28 @@ def test_no_groups_no_work() -> None:
     assert per_group(make_grid(), {}, lambda _grid, _name: None) == {}
 
 
+NO_ARRAY = "sent body.weight as something that is no array"
+NO_SUCH = "sent body.weight as something that is no such array"
+CLAIM = "{'descr': '<f4', 'fortran_order': False, 'shape': (%d,)}"
+
+
+def file(data: bytes, dtype: str = "float32", stype: str = "numpy.ndarray") -> Array:
+    """Return an array of two numbers whose bytes are these."""
+    return Array(dtype, (2,), stype, data)
+
+
+def head(text: str) -> bytes:
+    """Return the head of a file of numpy's."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def archive() -> bytes:
+    """Return an archive of numpy's."""
+    buffer = BytesIO()
+    np.savez(buffer, np.zeros(2, np.float32))
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
@@ -526,6 +560,21 @@ def test_no_groups_no_work() -> None:
             lambda a, m: a.update({"body.weight": Array("float32", (2,), "numpy.ndarray", b"x")}),
             "sent body.weight as something that is no array",
         ),
+        (lambda a, m: a.update({"body.weight": file(b"PK\x03\x04")}), NO_ARRAY),
+        (lambda a, m: a.update({"body.weight": file(archive())}), NO_ARRAY),
+        (lambda a, m: a.update({"body.weight": file(head("{'descr': ("))}), NO_ARRAY),
+        (lambda a, m: a.update({"body.weight": file(head("-" * 900 + "1"))}), NO_ARRAY),
+        (lambda a, m: a.update({"body.weight": file(head(CLAIM % 2**45))}), NO_SUCH),
+        (lambda a, m: a.update({"body.weight": file(head(CLAIM % 2**70))}), NO_SUCH),
+        (
+            lambda a, m: a.update({"body.weight": file(head(CLAIM % 2) + b"x" * 9999)}),
+            "sent body.weight with more bytes than it can have",
+        ),
+        (lambda a, m: a.update({"body.weight": file(head(CLAIM % 2) + b"x" * 9)}), NO_SUCH),
+        (lambda a, m: a.update({"body.weight": Array(np.zeros(2, np.float64))}), NO_SUCH),
+        (lambda a, m: a.update({"body.weight": file(b"", "float32", "torch")}), NO_SUCH),
+        (lambda a, m: m.update(x=1.0), "sent other metrics than it should"),
+        (lambda a, m: m.pop("num-examples"), "sent a number of examples that is no weight"),
         (
             lambda a, m: m.update({"num-examples": -5}),
             "sent a number of examples that is no weight",
