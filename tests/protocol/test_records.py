@@ -70,7 +70,8 @@ def test_a_bomb_in_a_reply_is_not_inflated() -> None:
     with pytest.raises(TooLarge, match="inflates to more than the limit"):
         from_reply(message(site="north", payload=bomb, release=b"", binding=b""), limit=1_000_000)
     with pytest.raises(TooLarge, match="the envelope has"):
-        from_reply(message(site="north", payload=b"", release=bytes(ENVELOPE_LIMIT + 1), binding=b""))
+        long = bytes(ENVELOPE_LIMIT + 1)
+        from_reply(message(site="north", payload=b"", release=long, binding=b""))
 
 
 def test_malformed_messages() -> None:
