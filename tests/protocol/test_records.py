@@ -69,8 +69,8 @@ def test_a_bomb_in_a_reply_is_not_inflated() -> None:
     bomb = zlib.compress(bytes(10_000_000), 9)
     with pytest.raises(TooLarge, match="inflates to more than the limit"):
         from_reply(message(site="north", payload=bomb, release=b"", binding=b""), limit=1_000_000)
+    long = bytes(ENVELOPE_LIMIT + 1)
     with pytest.raises(TooLarge, match="the envelope has"):
-        long = bytes(ENVELOPE_LIMIT + 1)
         from_reply(message(site="north", payload=b"", release=long, binding=b""))
 
 
