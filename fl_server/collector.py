@@ -63,6 +63,7 @@ class Collector:
         self._pending: dict[str, tuple[int, str]] = {}  # message id: node, nonce
         self._awaiting: set[int] = set()  # nodes where a person must approve first
         self._again: dict[int, float] = {}  # when to ask them again
+        self._approval_ends = 0.0
         self._asked = 0
         self._looked = 0.0
 
@@ -84,6 +85,7 @@ class Collector:
             Seconds in which a site that awaits approval is asked again.
         """
         started = time.monotonic()
+        self._approval_ends = started + approval
         self._meet(timeout)
         while self._pending or self._again:
             self._pull(may_wait=time.monotonic() - started < approval)
@@ -109,7 +111,8 @@ class Collector:
         fresh = {node: s for node, s in arrivals.items() if not self._is_known(node, s)}
         self._sites |= fresh
         if fresh and self._progress is not None:
-            waiting = [self._sites[node] for node, _ in self._pending.values()]
+            before = {node for node, _ in self._pending.values()} | self._again.keys()
+            waiting = [self._sites[node] for node in sorted(before)]
             self._progress.phase("fingerprints", [*waiting, *fresh.values()], timeout)
         self._asked += len(fresh)
         self._ask(list(fresh))
@@ -163,7 +166,8 @@ class Collector:
             log.info("%s awaits approval by a person at the site", site)
             self._awaiting.add(node)
             if self._progress is not None:
-                self._progress.note(AWAITING, site=site)
+                left = self._approval_ends - time.monotonic()
+                self._progress.awaits_approval(site, max(left, 0.0))
         self._again[node] = time.monotonic() + ASK_AGAIN_SECONDS
 
     def _verified(self, site: str, node: int, nonce: str, message: Message) -> Release:

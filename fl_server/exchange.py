@@ -172,8 +172,8 @@ def exchange_fingerprints(
     started = time.monotonic()
     collector.collect(patience.exchange, patience.approval)
     outcome.seconds["fingerprints"] = time.monotonic() - started
-    if received is not None:
-        received.close(outcome.left_out)
+    if received is not None and len(outcome.releases) >= patience.quorum:
+        received.close(outcome.left_out)  # else a run that goes on asks the others again
     return outcome
 
 
@@ -237,6 +237,6 @@ def _await_sites(roster: Roster, patience: Patience, progress: Progress | None) 
                 return
             raise FedprintError(
                 f"{count} of at least {patience.quorum} sites connected within "
-                f"{patience.connect:.0f} s: start the missing SuperNodes or lower min-sites"
+                f"{patience.connect:.0f} s: start the missing SuperNodes or lower quorum"
             )
         time.sleep(POLL_SECONDS)

@@ -68,9 +68,11 @@ def join_late(grid: Grid, settings: RunSettings, coordinator: Coordinator | None
                 why = [
                     f"; {gone.site}: {gone.message or gone.reason}" for gone in exchange.left_out
                 ]
-                raise FedprintError(f"nobody joined{why[-1] if why else ''}")
-        except BaseException as error:
-            progress.finish("failed", str(error) or type(error).__name__)
+                raise FedprintError(f"no new site could join{why[-1] if why else ''}")
+        except BaseException as error:  # the run itself is as whole as before
+            message = f"nobody joined: {error or type(error).__name__}"
+            progress.note("join failed", message=message)
+            progress.finish("finished", message)
             raise
         progress.finish("finished")
     return names

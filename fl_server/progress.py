@@ -44,6 +44,8 @@ class Progress:
             "since": _now(),
             "deadline": None,
             "waiting": {},
+            "approval": {},
+            "message": "",
             "done": [],
             "lost": {},
             "phases": [],
@@ -53,6 +55,7 @@ class Progress:
         self, name: str, waiting: Iterable[str] = (), deadline_s: float | None = None
     ) -> None:
         """Begin a phase: who is awaited, and for how many seconds at most."""
+        waiting = list(waiting)
         with self._lock:
             self._end_phase()
             now, status = datetime.now(UTC), self._status
@@ -60,12 +63,14 @@ class Progress:
             end = _text(now + timedelta(seconds=deadline_s)) if deadline_s else None
             status |= {"phase": name, "since": _text(now), "deadline": end, "done": []}
             status["waiting"] = dict.fromkeys(waiting, _text(now))
+            status["approval"] = {s: t for s, t in status["approval"].items() if s in waiting}
             self._record("phase", waiting=list(status["waiting"]), deadline=end)
 
     def done(self, site: str, note: str = "") -> None:
         """Say that a site has answered."""
         with self._lock:
             self._status["waiting"].pop(site, None)
+            self._status["approval"].pop(site, None)
             self._status["lost"].pop(site, None)  # it came back
             self._status["done"] = [*self._status["done"], site]
             self._record("done", site=site, note=note)
@@ -75,9 +80,18 @@ class Progress:
         with self._lock:
             status = self._status
             status["waiting"].pop(site, None)
+            status["approval"].pop(site, None)
             why = {"reason": reason, "message": message, "phase": status["phase"]}
             status["lost"][site] = why
             self._record("lost", site=site, reason=reason, message=message)
+
+    def awaits_approval(self, site: str, seconds: float) -> None:
+        """Say that a person at the site must approve, for which the run waits so many seconds."""
+        with self._lock:
+            until = datetime.now(UTC) + timedelta(seconds=seconds)
+            self._status["approval"][site] = _now()
+            self._status["deadline"] = max(self._status["deadline"] or "", _text(until))
+            self._record("awaiting-approval", site=site)
 
     def note(self, event: str, **values: Any) -> None:
         """Record anything else worth a line."""
@@ -88,7 +102,9 @@ class Progress:
         """End the run."""
         with self._lock:
             self._end_phase()
-            self._status |= {"state": state, "since": _now(), "deadline": None, "waiting": {}}
+            nobody: dict[str, str] = {}
+            self._status |= {"state": state, "since": _now(), "deadline": None, "message": message}
+            self._status |= {"waiting": nobody, "approval": nobody}
             self._record(state, message=message)
 
     def _end_phase(self) -> None:

@@ -189,8 +189,7 @@ def test_too_few_nodes() -> None:
     with pytest.raises(FedprintError) as caught:
         exchanged(FakeSite("north"), timeout=0.0)
     assert str(caught.value) == (
-        "1 of at least 2 sites connected within 0 s: "
-        "start the missing SuperNodes or lower min-sites"
+        "1 of at least 2 sites connected within 0 s: start the missing SuperNodes or lower quorum"
     )
 
 

@@ -29,7 +29,7 @@ from protocol.files import atomic_json
 from protocol.fingerprint import counts_to_bytes
 from protocol.keys import generate_node_key, public_pem, signer
 from protocol.log import check_files, read_log
-from protocol.records import from_release_request, to_reply
+from protocol.records import from_release_request, to_refusal, to_reply
 from protocol.statement import binding_statement, release_statement, utc_now
 from protocol.taskcard import ClassCard, TaskCard
 from tests.fl_server.joining import CLASSES, FINGERPRINTS, MEMBERS, SPEC, Site
@@ -51,7 +51,10 @@ class WholeSite:
         self.asked.append(message.metadata.message_type)
         if message.metadata.message_type != "query.fingerprint":
             return self.trains(message)
-        request, now = from_release_request(message.content), utc_now()
+        return self.release(message.content)
+
+    def release(self, content: RecordDict) -> RecordDict:
+        request, now = from_release_request(content), utc_now()
         payload = counts_to_bytes(FINGERPRINTS[self.name].counts)
         release = statement.Release(
             site=self.name,
@@ -261,6 +264,43 @@ def test_a_join_that_was_killed_does_not_cost_the_next_newcomer(deployed: Deploy
     assert joined == ["site-0-2", "site-1-2"]
     scores = deployed.read("metrics.json")["sites"]
     assert all(scores[name]["alone"] is not None for name in joined)
+    assert deployed.is_whole()
+
+
+def test_approved_after_the_run_had_failed_it_is_asked_again(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "ASK_AGAIN_SECONDS", 0.1)
+    site = deployed.sites["site-2-0"]
+    answer, seen = site.release, []
+
+    def not_yet(content: RecordDict) -> RecordDict:
+        seen.append(read_status(deployed.out) or {})
+        return to_refusal("awaiting-approval", "a person must approve this first")
+
+    site.release = not_yet  # type: ignore[method-assign]
+    settings = {"quorum": 5, "await_approval": 0.5}
+    with pytest.raises(FedprintError, match=r"^4 sites passed verification, at least 5 are needed"):
+        deployed.go(**settings)
+    assert list(seen[-1]["approval"]) == ["site-2-0"]
+    status = read_status(deployed.out) or {}
+    assert (status["state"], status["approval"]) == ("failed", {})
+    assert status["message"].startswith("4 sites passed verification")
+    site.release = answer  # type: ignore[method-assign]
+    deployed.sent = []
+    deployed.go(**settings)
+    asked = [m for m in deployed.sent if m.metadata.message_type == "query.fingerprint"]
+    assert len(asked) == 1
+    assert len(deployed.read("run.json")["sites"]) == 5
+
+
+def test_a_join_that_fails_leaves_a_finished_run(deployed: Deployed) -> None:
+    deployed.go()
+    with pytest.raises(FedprintError, match=r"^no site connected within 0 s"):
+        join_late(deployed, deployed.settings(), deployed.coordinator)
+    status = read_status(deployed.out) or {}
+    assert status["state"] == "finished"
+    assert status["message"].startswith("nobody joined: no site connected")
     assert deployed.is_whole()
 
 
