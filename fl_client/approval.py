@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,12 +76,24 @@ class Desk:
         if found:
             return found[0]
         if spec is None:
+            self._say_if_denied()
             raise ConfigError(
                 f"no request waits at site {self.gate.site.name}: name a spec with --spec to look "
                 "at its fingerprint before anybody asks"
             )
         now = utc_now()
         return Request(spec=load_spec(spec), first_asked=now, last_asked=now)
+
+    def _say_if_denied(self) -> None:
+        """Name the request that was denied last: who wants it after all has to name it."""
+        denied = [request for request in self.requests.all() if request.denied is not None]
+        if denied:
+            last = max(denied, key=lambda request: request.denied or request.first_asked)
+            name, folder = printable(last.spec.name), shlex.quote(str(self.settings.folder))
+            raise ConfigError(
+                f"the request for {name} was denied; to let it go after all: "
+                f"fedprint site approve {folder} --spec {shlex.quote(name)}"
+            )
 
     def terms(self, spec: Spec) -> Release:
         """Return what a release made now would say."""

@@ -52,7 +52,8 @@ def check_splits(visit: Visit) -> Iterator[Finding]:
     sizes = {part: len(rows) for part, rows in split_site(site).items()}
     given = any(item.split is not None for item in site.images)
     shown = ", ".join(f"{part} {sizes[part]}" for part in ("train", "val", "test"))
-    found = f"{shown} ({'as the site says' if given else 'dealt out by subject'})"
+    dealt = "dealt out" if site.patients is None else "dealt out by subject"
+    found = f"{shown} ({'as the site says' if given else dealt})"
     if not sizes["train"]:
         yield failed("splits", found, "give some images the split train", "no-training-images")
     elif empty := [part for part, size in sizes.items() if not size]:

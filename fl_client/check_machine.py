@@ -57,9 +57,8 @@ def check_device(visit: Visit) -> Iterator[Finding]:
         yield failed("device", str(error), "correct device in site.toml", "no-device")
         return
     if device.type == "cpu":
-        yield warning(
-            "device", "no GPU is used", "a CPU will do, but slowly: see the driver", "cpu-only"
-        )
+        mend = "fine without a GPU, only slower; where there is one, see the driver"
+        yield warning("device", "no GPU is used", mend, "cpu-only")
         return
     import torch
 

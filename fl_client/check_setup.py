@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fl_client.finding import Check, Finding, Visit, failed, ok, warning
-from fl_client.policy import Policy, load_policy
+from fl_client.policy import Policy, load_policy, unknown_specs
 from fl_client.site_keys import needs_passphrase, open_signer
 from protocol.enrolment import open_enrolment
 from protocol.errors import ConfigError, VerificationError
 from protocol.files import atomic_write
 from protocol.keys import PASSPHRASE, environment_passphrase, load_private_key, signer
+from protocol.spec import list_specs
 
 LITTLE_DISK = 2 * 2**30
 TOO_LITTLE_DISK = 200 * 2**20
@@ -111,6 +112,15 @@ def check_policy(visit: Visit) -> Iterator[Finding]:
         return
     if not policy.specs:
         yield failed("policy", "permits no spec", "add one to specs", "nothing-permitted")
+        return
+    if unknown := unknown_specs(policy):
+        shipped = ", ".join(spec.name for spec in list_specs())
+        yield failed(
+            "policy",
+            f"{visit.settings.policy.name} names spec {unknown[0]!r}, which is none of {shipped}",
+            "take one of these or a digest",
+            "unknown-spec",
+        )
         return
     yield ok("policy", in_words(policy))
     site = visit.site

@@ -23,6 +23,7 @@ from fl_client.requests import Requests
 from fl_client.site import Site
 from fl_client.turns import turn
 from protocol.errors import DataError, FedprintError, PolicyError
+from protocol.files import sha256_hex
 from protocol.fingerprint import counts_to_bytes
 from protocol.keys import Signer
 from protocol.records import ReleaseRequest
@@ -78,9 +79,9 @@ class Gate:
         with self._refusals_recorded(spec, run):
             gate(self.policy, spec, self.site, approved=True)
             with turn(self.site.state) if self.keeps else nullcontext():
-                decision, payload, release = self._let_go(spec, run)
-            binding = make_binding(self.site.name, release, run, request.nonce, self._signer)
-        self._record(spec, decision, run, payload=payload)
+                payload, release = self._let_go(spec, run)
+                binding = make_binding(self.site.name, release, run, request.nonce, self._signer)
+                self._record(spec, self._departure(payload), run, payload=payload)
         return payload, release, binding
 
     def admit(self, spec: Spec, run: str, arm: str) -> None:
@@ -103,25 +104,30 @@ class Gate:
                 self._wait(spec, run)
         self._record(spec, "training", run, arm)
 
-    def _let_go(self, spec: Spec, run: str) -> tuple[str, bytes, bytes]:
-        """Return the decision, the payload and the release of what the policy does not forbid."""
+    def _departure(self, payload: bytes) -> str:
+        """Tell whether bytes leave for the first time, as far as the history says."""
+        before = self.keeps and History(self.site.state).has_left(sha256_hex(payload))
+        return "released-again" if before else "released"
+
+    def _let_go(self, spec: Spec, run: str) -> tuple[bytes, bytes]:
+        """Return the payload and the release of what the policy does not forbid."""
         self._require_not_denied(spec)
         kept = self._kept(spec)
         waits = self.policy.waits(spec)
         if kept and kept.holds(utc_now(), *(() if waits else (RENEWAL,))):
-            return "released-again", kept.payload, kept.envelope
+            return kept.payload, kept.envelope
         if waits:
             self._wait(spec, run)
         if kept:  # the same bytes, signed anew
-            decision, payload, data = "released-again", kept.payload, known_digest(self.site)
+            payload, data = kept.payload, known_digest(self.site)
         else:
-            decision, (payload, data) = "released", self.fingerprint(spec)
+            payload, data = self.fingerprint(spec)
             self._require_not_denied(spec)  # computing takes its time, and a person may step in
         release = sign_release(self.site, payload, spec, self._signer, self.policy)
         if self.keeps:
             with must_be_written():
                 Releases(self.site.state).keep(self.site, spec, payload, release, data)
-        return decision, payload, release
+        return payload, release
 
     def fingerprint(self, spec: Spec) -> tuple[bytes, str]:
         """Compute the fingerprint; return its safetensors file and the digest of the data.

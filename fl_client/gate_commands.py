@@ -85,13 +85,13 @@ def approve(
     payload = desk.previewed(request.spec)
     summary = summarise(desk, request, payload)
     _show(summary)
-    if not yes and not typer.confirm("Let this leave the site?"):
+    if not yes and not _agreed():
         typer.echo("not approved: it still waits")
         raise typer.Exit(1)
     desk.approve(request, payload)
     typer.echo(
         f"approved: {summary.payload.bytes} bytes of spec {summary.spec.name}, until "
-        f"{summary.expires:%Y-%m-%d}; the next run that asks is sent them"
+        f"{summary.expires:%Y-%m-%d}; the run that waits, or the next one that asks, is sent them"
     )
 
 
@@ -127,6 +127,16 @@ def history(
     _show_history(entries)
 
 
+def _agreed() -> bool:
+    """Ask a person; nobody there to answer is an error."""
+    from protocol.errors import ConfigError
+
+    try:
+        return typer.confirm("Let this leave the site?")
+    except typer.Abort:
+        raise ConfigError("nothing was approved: answer y, or give --yes") from None
+
+
 def _show(summary: Summary) -> None:
     from fl_client.preview import facts
 
@@ -142,10 +152,18 @@ def _show_history(entries: list[Entry]) -> None:
     from protocol.names import printable
 
     table = Table("time", "run", "spec", "decision", "reason", "bytes", "images")
+    lines = []
     for entry in entries:
-        run = f"{entry.run} {entry.arm}".strip()
-        sent = str(entry.bytes) if entry.bytes else ""
-        cells = (run, entry.spec.name, entry.decision, entry.reason, sent, str(entry.images))
-        shown = (escape(printable(cell, 80)) for cell in cells)
-        table.add_row(f"{entry.time:%Y-%m-%d %H:%M:%S}", *shown)
-    Console().print(table)
+        time, sent = f"{entry.time:%Y-%m-%d %H:%M:%S}", str(entry.bytes) if entry.bytes else ""
+        told = (f"{entry.run} {entry.arm}".strip(), entry.spec.name, entry.decision, entry.reason)
+        run, spec, decision, reason = (printable(text, 80) for text in told)
+        cells = (run, spec, decision, reason, sent, str(entry.images))
+        table.add_row(time, *(escape(cell) for cell in cells))
+        left = f", {sent} bytes" if sent else ""
+        why = f" ({reason})" if reason not in ("", decision) else ""
+        lines.append(f"{time}  {decision}{why}  {spec}{left}\n  run {run}")
+    console = Console()
+    if console.measure(table, options=console.options.update_width(9999)).maximum <= console.width:
+        console.print(table)
+    else:  # too narrow for columns
+        typer.echo("\n".join(lines))

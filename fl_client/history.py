@@ -28,6 +28,9 @@ NOT_RECORDED = "not-recorded"
 UNNAMED = "site-error"
 """Reason code of what has none of its own."""
 
+DEPARTURES = ("released", "released-again")
+"""The decisions upon which a fingerprint left: given bytes for the first time, or once more."""
+
 _TEXT_LIMIT = 500  # of what came from outside
 
 
@@ -57,7 +60,7 @@ class Entry(BaseModel):
     bytes : int
         Size of the safetensors file that left; 0 when none did.
     sha256 : str
-        Its digest.
+        Digest of the file that left or was approved.
     images : int
         Number of images behind it.
     patients : int or None
@@ -101,7 +104,7 @@ def make_entry(
         decision=decision,
         reason=reason_of(error) if error else "",
         message=str(error)[: 2 * _TEXT_LIMIT] if error else "",
-        bytes=len(payload),
+        bytes=len(payload) if decision in DEPARTURES else 0,
         sha256=sha256_hex(payload) if payload else "",
         images=len(site.images),
         patients=site.patients,
@@ -159,8 +162,13 @@ class History:
         if not before or _verdict(before[-1]) != _verdict(entry):
             self.add(entry)
 
-    def read(self, run: str | None = None) -> Iterator[Entry]:
-        """Yield the entries, of one run or all, oldest first.
+    def has_left(self, sha256: str) -> bool:
+        """Tell whether the bytes of this digest left the site before."""
+        with must_be_written():
+            return any(e.decision in DEPARTURES for e in self.read(sha256=sha256))
+
+    def read(self, run: str | None = None, sha256: str | None = None) -> Iterator[Entry]:
+        """Yield the entries, all or those of one run or about one file, oldest first.
 
         Lines that were cut off by a crash are left out.
         """
@@ -168,9 +176,12 @@ class History:
             lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return
-        wanted = b"" if run is None else canonical_json({"run": run})[1:-1]
+        asked = {"run": run, "sha256": sha256}
+        wanted = [canonical_json({k: v})[1:-1] for k, v in asked.items() if v is not None]
         for line in lines:
-            if line and wanted in line:  # parsing years of other runs would take a second
+            if line and all(
+                words in line for words in wanted
+            ):  # parsing years of other runs would take a second
                 try:
                     yield Entry.model_validate_json(line)
                 except ValidationError:

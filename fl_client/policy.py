@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from protocol.spec import Spec, list_specs
 
 AWAITING = "awaiting-approval"
 """Reason code of a request that only lacks a person's approval."""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Policy(BaseModel):
@@ -83,7 +86,14 @@ def load_policy(path: Path | str) -> Policy:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"release policy {path} is not TOML ({error}): correct it") from error
     except ValidationError as error:
-        raise ConfigError(f"release policy {path}: {one_line(error)}") from error
+        raise ConfigError(f"release policy {path}: {_fault(error)}") from error
+
+
+def _fault(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if first["type"] != "extra_forbidden":
+        return one_line(error)
+    return f"unknown field {first['loc'][0]}: the fields are {', '.join(Policy.model_fields)}"
 
 
 def gate(policy: Policy, spec: Spec, site: Site, *, approved: bool = False) -> None:
@@ -141,6 +151,12 @@ def gate(policy: Policy, spec: Spec, site: Site, *, approved: bool = False) -> N
     for refused, reason, message in refusals:
         if refused:
             raise PolicyError(f"{policy.name}: {message}", reason)
+
+
+def unknown_specs(policy: Policy) -> list[str]:
+    """Return the names in a policy that mean no spec: neither a shipped one nor a digest."""
+    known = {"*", *(spec.name for spec in list_specs())}
+    return [name for name in policy.specs if name not in known and not _DIGEST.fullmatch(name)]
 
 
 def _digests(policy: Policy) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import shlex
@@ -124,10 +125,11 @@ def start_site(settings: SiteSettings, tell: Callable[[str], None] = typer.echo)
         With reason ``already-running``, ``not-registered``, ``flower-missing``,
         ``supernode-failed``, or one of `fl_client.coordinator_probe.probe`.
     ConfigError
-        If a key or the policy cannot be used.
+        If a key, the policy or the port cannot be used.
     """
     with only_one(settings) as lock:
         require_usable(settings)
+        require_free(settings.port)
         knock(settings, tell)
         environment = supernode_environment(settings)
         program = shutil.which(SUPERNODE, path=environment["PATH"])
@@ -136,12 +138,16 @@ def start_site(settings: SiteSettings, tell: Callable[[str], None] = typer.echo)
         (settings.state / "flwr").mkdir(mode=0o700, parents=True, exist_ok=True)
         tell(f"fedprint | site {settings.name} starts for {settings.superlink}")
         deadline = time.monotonic() + RETURN_SECONDS
+        until = time.strftime("%H:%M", time.localtime(time.time() + RETURN_SECONDS))
         while True:
             ended, refused = _run_once(settings, program, environment, lock)
             returns = refused and (settings.state / _MARK).exists()
             if ended.stopped_by is not None or not returns or time.monotonic() > deadline:
                 break
-            tell("fedprint | refused for now: the SuperLink may still wait for the node before")
+            tell(
+                f"fedprint | refused: trying again until {until}, because a SuperLink misses one "
+                "that was killed only after a minute; if this site was revoked, ask the coordinator"
+            )
             time.sleep(RETRY_SECONDS)
     return _exit_code(settings, ended, not_enrolled=refused)
 
@@ -203,6 +209,26 @@ def require_usable(settings: SiteSettings) -> None:
     load_policy(settings.policy)
     load_private_key(settings.key)
     open_signer(settings.signing_key, settings.public_pem)
+
+
+def require_free(port: int) -> None:
+    """See that a port of this machine can be taken; 0 always can.
+
+    Raises
+    ------
+    ConfigError
+        If somebody listens there already.
+    """
+    with socket.socket() as asked:
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what ended is no hindrance
+        try:
+            asked.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise ConfigError(
+                f"port {port} of this machine is in use: set port = 0 in site.toml"
+            ) from error
 
 
 def knock(settings: SiteSettings, tell: Callable[[str], None]) -> None:

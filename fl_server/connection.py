@@ -133,7 +133,8 @@ def config_options(run_config: Mapping[str, str | int | float | bool]) -> list[s
 def _reason(message: str) -> str:
     """Return what went wrong: Flower repeats its progress lines before it, and adds a link."""
     lines = message.strip().rpartition("\n\n")[2].splitlines()
-    return " ".join(line for line in lines if not line.startswith("For more information"))
+    said = " ".join(line for line in lines if not line.startswith("For more information"))
+    return said.rstrip(".")  # it becomes part of a longer line
 
 
 def _time(text: str) -> str:

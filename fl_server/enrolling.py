@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from fl_server.connection import Unreachable
 from fl_server.coordinator import Coordinator, changing
 from fl_server.flower_nodes import FlowerNodes
 from protocol.enrolment import Enrolment
@@ -37,6 +38,8 @@ class Change:
         Commands that a person must still run.
     unnoted : bool
         Whether Flower may know a node that is to be unregistered, but nobody noted its id.
+    known : bool
+        Whether the trust store had the site's keys already.
     """
 
     version: int
@@ -45,6 +48,7 @@ class Change:
     unregistered: list[str] = field(default_factory=list)
     by_hand: list[str] = field(default_factory=list)
     unnoted: bool = False
+    known: bool = False
 
 
 def is_enrolled(store: TrustStore, enrolment: Enrolment) -> bool:
@@ -54,6 +58,35 @@ def is_enrolled(store: TrustStore, enrolment: Enrolment) -> bool:
         and entry.status == "active"
         for entry in store.entries_of(enrolment.site)
     )
+
+
+def check(folder: Path, enrolment: Enrolment) -> bool:
+    """Say whether these keys are enrolled already; nothing is changed.
+
+    Raises
+    ------
+    FedprintError
+        If the folder is no coordinator's, or the site cannot be enrolled in it.
+    """
+    with changing(folder) as coordinator:
+        known = is_enrolled(coordinator.store, enrolment)
+        if not known:
+            coordinator.store.admit(enrolment)
+    return known
+
+
+def keys_to_revoke(folder: Path, site: str) -> list[str]:
+    """Return the ids of the keys of a site that are not revoked yet; nothing is changed.
+
+    Raises
+    ------
+    FedprintError
+        If the folder is no coordinator's, or there is no such site.
+    """
+    with changing(folder) as coordinator:
+        coordinator.store.revoke_site(site)
+        entries = coordinator.store.entries_of(site)
+    return [entry.key_id for entry in entries if entry.status != "revoked"]
 
 
 def enrol(
@@ -89,13 +122,26 @@ def enrol(
         known = is_enrolled(store, enrolment)
         store = store if known else store.admit(enrolment, now, grace)
         nodes = FlowerNodes(coordinator.folder)
-        node = "" if offline else nodes.register(enrolment)
+        node = "" if offline else _register(nodes, enrolment, known)
         unnoted = nodes.note(enrolment, node, now + grace)
         current = not coordinator.pending.exists() if known else coordinator.propose(store)
         swept = nodes.sweep(now) if current and not offline else []
     by_hand = [nodes.register_command(enrolment)] if offline else []
     by_hand += nodes.find_commands() if unnoted else []
-    return Change(store.version, current, node, swept, by_hand, unnoted)
+    return Change(store.version, current, node, swept, by_hand, unnoted, known)
+
+
+def _register(nodes: FlowerNodes, enrolment: Enrolment, known: bool) -> str:
+    """Register a site's node; what that leaves undone depends on the trust store."""
+    undone = "is not enrolled, and nothing was changed, because"
+    state = "is enrolled already with this key, but" if known else undone
+    try:
+        return nodes.register(enrolment)
+    except Unreachable as error:
+        raise FedprintError(
+            f"{enrolment.site} {state} Flower did not register its node: {error}; "
+            f"start {nodes.folder / 'superlink.sh'}, or enrol with --offline"
+        ) from error
 
 
 def revoke(folder: Path, site: str, *, offline: bool = False) -> Change:

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from fl_server.connection import NAME, Connection, Unreachable
 from protocol.enrolment import Enrolment
-from protocol.errors import ConfigError, FedprintError, one_line
+from protocol.errors import ConfigError, one_line
 from protocol.files import atomic_json, atomic_write
 from protocol.keys import openssh_public
 
@@ -45,7 +45,7 @@ class FlowerNodes:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._connection = Connection(folder / "flwr")
         self.present = _read(folder / NODES, TypeAdapter(dict[str, str]), {})
         self.retired = _read(folder / RETIRED, TypeAdapter(list[Retired]), [])
@@ -60,7 +60,7 @@ class FlowerNodes:
 
         Raises
         ------
-        FedprintError
+        Unreachable
             If Flower does not answer, or refuses.
         """
         with tempfile.TemporaryDirectory() as scratch:
@@ -70,11 +70,7 @@ class FlowerNodes:
                 return self._connection.register(file, enrolment.site)
             except Unreachable as error:
                 if IN_USE not in str(error):
-                    raise FedprintError(
-                        f"{enrolment.site} is not enrolled, and nothing was changed, because "
-                        f"Flower did not register its node: {error}; start "
-                        f"{self._folder / 'superlink.sh'}, or enrol with --offline"
-                    ) from error
+                    raise
         known = self.present.get(enrolment.site) if self._is_noted(enrolment) else None
         return known or self._only_unclaimed()
 
@@ -117,11 +113,15 @@ class FlowerNodes:
         unnoted = self._lacks(site)
         if not unnoted:
             self._key_file(site).unlink(missing_ok=True)
-        nodes = [self.present.pop(site, ""), *(r.node for r in self.retired if r.site == site)]
+        nodes = [self.present.pop(site, ""), *self.former(site)]
         self.retired = [r for r in self.retired if r.site != site]
         self.retired += [Retired(site=site, node=node, until=now) for node in nodes if node]
         self._write()
         return unnoted
+
+    def former(self, site: str) -> list[str]:
+        """Return the nodes of a site's former keys, oldest first, that Flower may still know."""
+        return [retired.node for retired in self.retired if retired.site == site]
 
     def sweep(self, now: datetime) -> list[str]:
         """Unregister the retired nodes whose time has come; return their ids.
@@ -149,8 +149,8 @@ class FlowerNodes:
 
     def unregister_commands(self, site: str) -> list[str]:
         """Return the commands that unregister a site's retired nodes by hand."""
-        nodes = [retired.node for retired in self.retired if retired.site == site]
-        return [self._command("supernode", "unregister", node, NAME) for node in nodes]
+        words = [("supernode", "unregister", node, NAME) for node in self.former(site)]
+        return [self._command(*command) for command in words]
 
     def find_commands(self) -> list[str]:
         """Return the commands that unregister by hand a node whose id nobody noted."""
@@ -162,7 +162,7 @@ class FlowerNodes:
         return self._key_file(site).exists() and site not in self.present
 
     def _key_file(self, site: str) -> Path:
-        return self._folder / "nodes" / f"{site}.pub"
+        return self.folder / "nodes" / f"{site}.pub"
 
     def _is_noted(self, enrolment: Enrolment) -> bool:
         """Say whether the site's noted node has this key."""
@@ -170,7 +170,7 @@ class FlowerNodes:
         return path.exists() and path.read_text() == _line(enrolment)
 
     def _command(self, *words: str) -> str:
-        home = shlex.quote(str(self._folder / "flwr"))
+        home = shlex.quote(str(self.folder / "flwr"))
         return f"FLWR_HOME={home} {shlex.join(['flwr', *words])}"
 
     def _only_unclaimed(self) -> str:
@@ -181,9 +181,9 @@ class FlowerNodes:
         return unclaimed[0] if len(unclaimed) == 1 else ""
 
     def _write(self) -> None:
-        atomic_json(self._folder / NODES, self.present)
+        atomic_json(self.folder / NODES, self.present)
         kept = [retired.model_dump(mode="json") for retired in self.retired]
-        atomic_json(self._folder / RETIRED, kept)
+        atomic_json(self.folder / RETIRED, kept)
 
 
 def _line(enrolment: Enrolment) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from fl_server.status import RunStatus, Status
+from fl_server.status import FORMER, ONLINE, RunStatus, Status
 
 Samples = Iterable[tuple[Mapping[str, str], float]]  # labels, value
 
@@ -47,7 +47,7 @@ def _sites(status: Status) -> Iterator[str]:
         "site_connected",
         "Whether the SuperNode of an enrolled site is connected.",
         [
-            ({"site": site.site}, float(site.node == "online"))
+            ({"site": site.site}, float(site.node in (ONLINE, FORMER)))
             for site in active
             if site.node != "unknown"
         ],

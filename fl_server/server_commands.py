@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from protocol.enrolment import Enrolment
 
 CERTIFICATE_DAYS = 397
+COMPARE = "nothing was changed: compare the key ids first, then say yes (or --yes)"
 Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.", metavar="DIR")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask: the key ids were compared.")]
+Final = Annotated[bool, typer.Option("--yes", help="Do not ask, although it is final.")]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Do not talk to the SuperLink; show what is left to do.")
 ]
@@ -133,16 +135,21 @@ def enrol(
     from fl_server import enrolling
 
     enrolment = _read_enrolment(file)
+    known = enrolling.check(folder, enrolment)  # before anybody telephones
     typer.echo(f"site         {enrolment.site}")
     typer.echo(f"signing key  {enrolment.key_id}")
     typer.echo(f"node key     {enrolment.node_key_id}")
     if enrolment.replaces is not None:
         typer.echo(f"replaces     {enrolment.replaces}, which has signed this too")
     typer.echo(f"made         {enrolment.issued:%Y-%m-%d %H:%M} UTC")
-    if not yes:
-        _agree("Did the site read out the same key ids?")
+    if not yes and not known:
+        _agree("Did the site read out the same key ids?", COMPARE)
     done = enrolling.enrol(folder, enrolment, grace=timedelta(hours=grace), offline=offline)
-    _show_change(folder, f"{enrolment.site} is enrolled", done)
+    if done.known:
+        typer.echo(f"{enrolment.site} is enrolled already with this key: nothing changed")
+        _show_left(folder, done)
+    else:
+        _show_change(folder, f"{enrolment.site} is enrolled", done)
     if done.node:
         typer.echo(f"Flower knows its node as {done.node}")
     elif not offline:
@@ -155,11 +162,22 @@ def enrol(
 def revoke(
     folder: Folder,
     site: Annotated[str, typer.Argument(help="The site's name.", metavar="SITE")],
+    yes: Final = False,
     offline: Offline = False,
 ) -> None:
-    """Revoke all keys of a site: nothing of it is believed any more, and Flower shuts it out."""
+    """Revoke all keys of a site: nothing of it is believed any more, and Flower shuts it out.
+
+    This is final: the site comes back only with new keys, from a new folder.
+    """
     from fl_server import enrolling
 
+    keys = enrolling.keys_to_revoke(folder, site)
+    if keys and not yes:
+        named = ", ".join(key[:12] for key in keys)
+        _agree(
+            f"Revoke {site} (key {named}) for ever?",
+            f"nothing was revoked: it is final for the keys of {site}: say yes, or give --yes",
+        )
     _show_change(folder, f"{site} is revoked", enrolling.revoke(folder, site, offline=offline))
 
 
@@ -193,7 +211,7 @@ def sign(
             raise ConfigError("to sign a FILE give your --key and nothing else")
         _show_store(target)
         if not yes:
-            _agree("Is this right, and are these the other coordinators' keys?")
+            _agree("Is this right, and are these the other coordinators' keys?", COMPARE)
         typer.echo(f"{target} has {cosigning.sign_file(target, signer)} signatures now")
         return
     with changing(target) as coordinator:
@@ -206,7 +224,7 @@ def sign(
             typer.echo(f"Flower has unregistered node {node}")
 
 
-def _agree(question: str) -> None:
+def _agree(question: str, otherwise: str) -> None:
     """Ask a person; nobody there to answer is a no."""
     from protocol.errors import ConfigError
 
@@ -215,7 +233,7 @@ def _agree(question: str) -> None:
     except typer.Abort:
         agreed = False
     if not agreed:
-        raise ConfigError("nothing was changed: compare the key ids first, then say yes (or --yes)")
+        raise ConfigError(otherwise)
 
 
 def _show_new(folder: Path, public_pem: str, threshold: int) -> None:
@@ -231,10 +249,15 @@ def _show_new(folder: Path, public_pem: str, threshold: int) -> None:
 
 
 def _show_change(folder: Path, what: str, done: Change) -> None:
-    from fl_server.coordinator import PENDING
-
     state = "" if done.current else ", once other coordinators have signed"
     typer.echo(f"{what}: trust store version {done.version}{state}")
+    _show_left(folder, done)
+
+
+def _show_left(folder: Path, done: Change) -> None:
+    """Say what Flower did, and what people must still do."""
+    from fl_server.coordinator import PENDING
+
     if not done.current:
         typer.echo(f"have them sign {folder / PENDING}: fedprint server sign")
     for node in done.unregistered:
@@ -266,8 +289,17 @@ def _show_store(path: Path) -> None:
 
 def _read_enrolment(path: Path) -> Enrolment:
     from protocol.enrolment import LIMIT, open_enrolment
-    from protocol.errors import TooLarge
+    from protocol.errors import ConfigError, TooLarge, VerificationError
 
-    if path.stat().st_size > LIMIT:
-        raise TooLarge(f"{path} has more than {LIMIT} bytes: it is no enrolment")
-    return open_enrolment(path.read_bytes())
+    try:
+        if path.stat().st_size > LIMIT:
+            raise TooLarge(f"it has more than {LIMIT} bytes")
+        return open_enrolment(path.read_bytes())
+    except OSError as error:
+        hint = "give the file that the site sent"
+        raise ConfigError(f"{path}: {error.strerror}: {hint}") from error
+    except VerificationError as error:
+        raise type(error)(
+            f"{path} is no enrolment ({error}): take the NAME.enrol.json or NAME.rotation.json "
+            "that the site sent"
+        ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from protocol.errors import FedprintError
 from protocol.trust import TrustEntry
 
 CERTIFICATES = {"server": "tls/server.crt", "authority": "tls/ca.crt"}
+ONLINE, FORMER = "online", "online with its former key"
 LOCK = f"{STATE}/lock"
 
 
@@ -41,8 +43,9 @@ class SiteState(BaseModel):
     key_expires : datetime
         End of the key's validity.
     node : str
-        ``online``, ``offline``, ``registered`` (never seen) or ``unregistered``; ``unknown`` while
-        the SuperLink does not answer.
+        ``online``, ``offline``, ``registered`` (never seen) or ``unregistered``; ``online with its
+        former key`` after a rotation that the site has not followed yet; ``unknown`` while the
+        SuperLink does not answer.
     since : str
         When it came online or went offline.
     """
@@ -70,6 +73,10 @@ class RunStatus(BaseModel):
         Seconds for which each site has been awaited.
     done : list of str
         Sites that have answered in this phase.
+    approval : dict
+        Seconds for which a person at a site has been asked to approve, of those awaited.
+    message : str
+        Why it failed.
     lost : dict
         Sites that do not take part any more: reason, message, phase.
     """
@@ -80,6 +87,8 @@ class RunStatus(BaseModel):
     since: AwareDatetime
     deadline: AwareDatetime | None = None
     waiting: dict[str, float] = {}
+    approval: dict[str, float] = {}
+    message: str = ""
     done: list[str] = []
     lost: dict[str, dict[str, str]] = {}
 
@@ -130,12 +139,18 @@ def collect(folder: Path) -> Status:
 
 def _nodes(folder: Path) -> tuple[str, dict[str, Node] | None]:
     """Return the SuperLink's problem, and the node of each site unless there is one."""
-    known = FlowerNodes(folder.resolve()).present
+    books = FlowerNodes(folder.resolve())
     try:
         listed = {node.node_id: node for node in Connection(folder.resolve() / "flwr").nodes()}
     except FedprintError as error:
         return str(error), None
-    return "", {site: listed[node] for site, node in known.items() if node in listed}
+    nodes = {site: listed[node] for site, node in books.present.items() if node in listed}
+    for site in {retired.site for retired in books.retired}:
+        former = [listed[node] for node in books.former(site) if node in listed]
+        online = [node for node in former if node.status == ONLINE]
+        if online and (site not in nodes or nodes[site].status != ONLINE):
+            nodes[site] = replace(online[-1], status=FORMER)
+    return "", nodes
 
 
 def _sites(
@@ -184,6 +199,10 @@ def _run(path: Path, name: Path, now: datetime) -> RunStatus | None:
             since=said["since"],
             deadline=said["deadline"],
             waiting={site: _seconds(now, since) for site, since in said["waiting"].items()},
+            approval={
+                site: _seconds(now, since) for site, since in said.get("approval", {}).items()
+            },
+            message=said.get("message", ""),
             done=said["done"],
             lost=said["lost"],
         )

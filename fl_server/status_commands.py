@@ -58,7 +58,7 @@ def _show(found: Status) -> None:
         head = ["site", "connected", "key", "key id"]
         show_table("sites", head, [_site_row(site, found.time) for site in found.sites])
     if found.runs:
-        head = ["run", "state", "phase", "since", "waits for", "lost"]
+        head = ["run", "state", "phase", "since", "waits for", "why"]
         show_table("runs", head, [_run_row(run, found.time) for run in found.runs])
 
 
@@ -79,12 +79,18 @@ def _site_row(site: SiteState, now: datetime) -> tuple[str, ...]:
 
 
 def _run_row(run: RunStatus, now: datetime) -> tuple[str, ...]:
-    waits = [f"{site} ({duration(seconds)})" for site, seconds in run.waiting.items()]
+    waits = [
+        f"{site}: awaits approval ({duration(run.approval[site])})"
+        if site in run.approval
+        else f"{site} ({duration(seconds)})"
+        for site, seconds in run.waiting.items()
+    ]
     if waits and run.deadline:
         waits.append(f"at most {duration((run.deadline - now).total_seconds())} more")
-    lost = [f"{site}: {why.get('reason', '')}" for site, why in run.lost.items()]
+    why = [run.message] if run.message else []
+    why += [f"lost {site}: {said.get('reason', '')}" for site, said in run.lost.items()]
     state = (run.state, run.phase, _local(run.since))
-    return run.run, *state, "\n".join(waits), "\n".join(lost)
+    return run.run, *state, "\n".join(waits), "\n".join(why)
 
 
 def duration(seconds: float) -> str:

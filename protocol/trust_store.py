@@ -15,6 +15,7 @@ from protocol.enrolment import Enrolment
 from protocol.errors import (
     ConfigError,
     DuplicateSite,
+    KeyRevoked,
     KeyRotated,
     UnknownKey,
     UnknownNode,
@@ -154,7 +155,8 @@ class TrustStore(BaseModel):
         DuplicateSite
             When the site or one of its keys is enrolled already.
         VerificationError
-            When a rotation replaces a key that is not the site's present one.
+            When a key was revoked (`KeyRevoked`), or a rotation replaces a key that is not the
+            site's present one.
         """
         at, site = now or utc_now(), enrolment.site
         entries = list(self.entries)
@@ -244,6 +246,11 @@ class TrustStore(BaseModel):
             )
             theirs = {entry.key_id} if kept else {entry.key_id, entry.node_key_id}
             for key in (enrolment.key_id, enrolment.node_key_id):
+                if key in theirs and entry.status == "revoked":
+                    raise KeyRevoked(
+                        f"key {key[:12]} of {entry.site} was revoked: the site makes a new folder "
+                        "with fedprint site init"
+                    )
                 if key in theirs:
                     raise DuplicateSite(
                         f"key {key[:12]} is enrolled already, for {entry.site}: have "

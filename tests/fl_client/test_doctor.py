@@ -15,7 +15,7 @@ from fixtures_sites import picture, write_manifest
 from fixtures_tls import Authority, serving
 from PIL import Image
 
-from fl_client import check_setup
+from fl_client import check_labels, check_setup
 from fl_client.check_images import IMAGE_CHECKS
 from fl_client.check_labels import LABEL_CHECKS
 from fl_client.check_machine import check_coordinator, check_device, check_flower, clock
@@ -175,6 +175,17 @@ def test_faults_of_the_policy(north: SiteSettings) -> None:
     assert set(look(north, *SETUP_CHECKS)) == {"bad-policy"}
 
 
+def test_a_policy_names_specs_that_there_are(north: SiteSettings) -> None:
+    text = north.policy.read_text()
+    north.policy.write_text(text.replace('"lite0-100"', '"lite0_100"'))
+    found = look(north, *SETUP_CHECKS)["unknown-spec"]
+    assert (found.state, found.mend) == ("failed", "take one of these or a digest")
+    assert found.found.startswith("policy.toml names spec 'lite0_100', which is none of lite0-100")
+    for good in ("*", "0" * 64):
+        north.policy.write_text(text.replace("lite0-100", good))
+        assert look(north, *SETUP_CHECKS) == {}
+
+
 def test_a_policy_in_words(north: SiteSettings) -> None:
     findings = {f.name: f.found for f in check_setup.check_policy(Visit(north, 0))}
     assert findings == {
@@ -252,6 +263,14 @@ def manifest_site(root: Path, rows: list[str]) -> SiteSettings:
     return deployed(root / "north")
 
 
+def test_how_the_splits_came_about(tmp_path: Path, north: SiteSettings) -> None:
+    rows = [f"{n}.png,{'ab'[n % 2]},p{n}," for n in range(12)]
+    with_subjects = manifest_site(tmp_path / "subjects", rows)
+    for settings, how in ((north, "(dealt out)"), (with_subjects, "(dealt out by subject)")):
+        (found,) = check_labels.check_splits(Visit(settings, 0))
+        assert found.found.endswith(how)
+
+
 def test_splits(tmp_path: Path) -> None:
     rows = [f"{n}.png,{'ab'[n % 2]},p{n},train" for n in range(12)]
     settings = manifest_site(tmp_path, rows)
@@ -276,7 +295,9 @@ def test_splits(tmp_path: Path) -> None:
 def test_the_device(north: SiteSettings) -> None:
     path = north.folder / "site.toml"
     path.write_text(path.read_text().replace('device = ""', 'device = "cpu"'))
-    assert look(north, check_device)["cpu-only"].state == "warning"
+    found = look(north, check_device)["cpu-only"]
+    assert found.state == "warning"
+    assert found.mend.startswith("fine without a GPU")
     path.write_text(path.read_text().replace('device = "cpu"', 'device = "abacus"'))
     assert look(north, check_device)["no-device"].found.startswith("unknown device 'abacus'")
 

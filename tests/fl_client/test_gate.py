@@ -378,6 +378,19 @@ def test_the_history_says_what_left(folder: Path, spec: Spec) -> None:
     assert decisions(folder) == [("run-1", "released", ""), ("run-2", "released-again", "")]
 
 
+def test_bytes_that_left_before_leave_again(folder: Path, spec: Spec) -> None:
+    first = gate_of(folder).answer(request(spec))
+    Releases(folder / ".fedprint").drop(spec)  # the history alone remembers
+    assert gate_of(folder).answer(request(spec, "run-2"))[0] == first[0]
+    shutil.copy(folder / "a" / "001.png", folder / "b" / "001.png")
+    assert gate_of(folder).answer(request(spec, "run-3"))[0] != first[0]
+    assert decisions(folder) == [
+        ("run-1", "released", ""),
+        ("run-2", "released-again", ""),
+        ("run-3", "released", ""),
+    ]
+
+
 def test_another_spec_of_the_same_name_waits_by_itself(
     folder: Path, spec: Spec, tmp_path: Path
 ) -> None:

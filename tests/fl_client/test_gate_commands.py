@@ -143,9 +143,10 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
     entries = json.loads((tmp_path / "history.json").read_text())["entries"]
     assert [(e["run"], e["decision"]) for e in entries] == [
         ("run-1", "approved"),
-        ("run-2", "released-again"),
+        ("run-2", "released"),
         ("run-3", "released-again"),
     ]
+    assert [e["bytes"] for e in entries] == [0, len(payload), len(payload)]
     assert {e["sha256"] for e in entries} == {found["payload"]["sha256"]}
     assert "released-again" in listed
 
@@ -303,11 +304,36 @@ def test_saying_no_changes_nothing(folder: Path, spec: Spec) -> None:
     assert waits(folder, spec) == "awaiting-approval"
 
 
+def test_nobody_there_to_answer_approves_nothing(folder: Path, spec: Spec) -> None:
+    waits(folder, spec)
+    message = "nothing was approved: answer y, or give --yes"
+    assert fails(ConfigError, "approve", folder, "--device", "cpu") == message
+    assert waits(folder, spec) == "awaiting-approval"
+
+
+def test_history_fits_the_terminal(
+    folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits(folder, spec, "a-run-with-quite-a-name/2026-11-21T10:04:11")
+    monkeypatch.setenv("COLUMNS", "80")
+    first, second = succeeds("history", folder).splitlines()
+    assert first[19:] == "  awaiting-approval  tiny"
+    assert second == "  run a-run-with-quite-a-name/2026-11-21T10:04:11"
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = succeeds("history", folder)
+    assert "images" in shown
+    assert "a-run-with-quite-a-name/2026-11-21T10:04:11 " in shown
+
+
 def test_denied_until_approved(folder: Path, spec: Spec) -> None:
     waits(folder, spec)
     assert f"denied: spec tiny, digest {spec.digest}" in succeeds("deny", folder)
     assert waits(folder, spec, "run-2") == "denied"
-    assert "no request waits at site north" in fails(ConfigError, "preview", folder)
+    for command in ("preview", "approve", "deny"):
+        assert fails(ConfigError, command, folder) == (
+            "the request for tiny was denied; to let it go after all: "
+            f"fedprint site approve {folder} --spec tiny"
+        )
     succeeds("approve", folder, "--spec", "tiny", "--yes", "--device", "cpu")
     ask(folder, spec)
     (kept,) = (folder / "state" / "releases").glob("*/spec.json")
@@ -320,7 +346,7 @@ def test_denied_until_approved(folder: Path, spec: Spec) -> None:
         "denied",
         "refused",
         "approved",
-        "released-again",
+        "released",
         "denied",
         "refused",
     ]

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from fl_client.supernode import (
     free_port,
     knock,
     node_config,
+    require_free,
     require_usable,
     shown_command,
     start_site,
@@ -366,6 +369,20 @@ def test_the_node_before_may_still_be_connected(
     told: list[str] = []
     with pytest.raises(SiteError, match="ended by itself"):
         start_site(north, told.append)
-    assert (
-        told[-1] == "fedprint | refused for now: the SuperLink may still wait for the node before"
+    assert re.fullmatch(
+        r"fedprint \| refused: trying again until \d\d:\d\d, because a SuperLink misses one that "
+        "was killed only after a minute; if this site was revoked, ask the coordinator",
+        told[-1],
     )
+
+
+def test_a_port_in_use_is_named(north: SiteSettings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError) as caught:
+            start_site(north.model_copy(update={"port": port}))
+    assert str(caught.value) == (
+        f"port {port} of this machine is in use: set port = 0 in site.toml"
+    )
+    require_free(port)
+    require_free(0)

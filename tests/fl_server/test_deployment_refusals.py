@@ -100,7 +100,8 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dic
         _run_old_and_new(deployment, "twin")
         _register_without_enrolling(deployment, root, images)
         # last, and --offline: Flower itself would shut these two out
-        deployment.fedprint("server", "revoke", deployment.coordinator, "revoked", "--offline")
+        revoke = ("server", "revoke", deployment.coordinator, "revoked", "--yes", "--offline")
+        deployment.fedprint(*revoke)
         _rotate_but_run_the_old(deployment, "rotated")
         _await_nodes(deployment, len(deployment.sites))
         found = {}

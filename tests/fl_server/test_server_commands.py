@@ -271,10 +271,14 @@ def test_enrolling_offline_says_what_is_left_to_do(folder: Path, run: Run, tmp_p
     assert written == openssh_public(public_pem(key)) + "\n"
     assert open_coordinator(folder).store.entry_for_node(public_pem(key)).site == "Zürich 1"
     again = run("server", "enrol", folder, file, "--yes", "--offline")
-    assert "trust store version 1" in again.out
-    revoked = run("server", "revoke", folder, "Zürich 1", "--offline")
+    assert "Zürich 1 is enrolled already with this key: nothing changed\n" in again.out
+    assert "supernode register" in again.out
+    revoked = run("server", "revoke", folder, "Zürich 1", "--yes", "--offline")
     assert "Zürich 1 is revoked: trust store version 2" in revoked.out
-    assert "is enrolled already" in run("server", "enrol", folder, file, "--yes", "--offline").error
+    assert run("server", "enrol", folder, file, "--offline").error == (
+        f"key {key_id(public_pem(key))[:12]} of Zürich 1 was revoked: the site makes a new folder "
+        "with fedprint site init"
+    )
 
 
 def test_without_the_superlink_nothing_changes(folder: Path, run: Run, tmp_path: Path) -> None:
@@ -283,8 +287,14 @@ def test_without_the_superlink_nothing_changes(folder: Path, run: Run, tmp_path:
     done = run("server", "enrol", folder, file, "--yes")
     assert done.code == 1
     assert "a is not enrolled, and nothing was changed, because Flower did not reg" in done.error
-    assert "or enrol with --offline" in done.error
+    start = f"connection configuration; start {folder / 'superlink.sh'}, or enrol with --offline"
+    assert done.error.endswith(start)
     assert text_files(folder) == before
+    assert run("server", "enrol", folder, file, "--yes", "--offline").code == 0
+    done = run("server", "enrol", folder, file)  # enrolled, so there is nothing to compare
+    assert done.error.startswith(
+        "a is enrolled already with this key, but Flower did not register its node: "
+    )
 
 
 def test_without_the_superlink_a_site_is_revoked_all_the_same(
@@ -293,11 +303,11 @@ def test_without_the_superlink_a_site_is_revoked_all_the_same(
     file = write_enrolment(tmp_path / "a.enrol.json", "a", NODE())
     assert run("server", "enrol", folder, file, "--yes", "--offline").code == 0
     (folder / "nodes.json").write_text('{"a": "123"}')
-    done = run("server", "revoke", folder, "a")
+    done = run("server", "revoke", folder, "a", "--yes")
     assert "a is revoked in the trust store, version 2, but Flower did not" in done.error
     assert "run the command again when the SuperLink runs" in done.error
     assert open_coordinator(folder).store.entries[0].status == "revoked"
-    done = run("server", "revoke", folder, "a", "--offline")
+    done = run("server", "revoke", folder, "a", "--yes", "--offline")
     assert "trust store version 2" in done.out
     assert "flwr supernode unregister 123 fedprint" in done.out
     assert "no such site is enrolled (enrolled: a)" in run("server", "revoke", folder, "b").error
@@ -326,7 +336,7 @@ def test_revoking_a_site_whose_node_nobody_noted_says_so(
         file = write_enrolment(tmp_path / f"{site}.enrol.json", site, NODE())
         assert run("server", "enrol", folder, file, "--yes", "--offline").err == ""
     for _ in range(2):  # whoever asks again is told again
-        done = run("server", "revoke", folder, "a", *offline)
+        done = run("server", "revoke", folder, "a", "--yes", *offline)
         assert (done.code, done.err) == (0, WARNING)
         assert done.out.splitlines() == [
             "a is revoked: trust store version 3",
@@ -334,7 +344,7 @@ def test_revoking_a_site_whose_node_nobody_noted_says_so(
         ]
     (folder / "nodes.json").write_text('{"b": "123"}')
     for _ in range(2):
-        done = run("server", "revoke", folder, "b", "--offline")
+        done = run("server", "revoke", folder, "b", "--yes", "--offline")
         assert (done.code, done.err) == (0, "")
         assert done.out.splitlines()[1:] == flower_commands(folder, "123")
 
@@ -356,7 +366,7 @@ def test_a_rotation_whose_old_node_nobody_noted_says_so(
     assert (done.code, done.err) == (0, "")
     assert "supernode unregister" not in done.out, "the next sweep does that"
     # the node with the third key was registered by hand, and its id not noted
-    done = run("server", "revoke", folder, "a", "--offline")
+    done = run("server", "revoke", folder, "a", "--yes", "--offline")
     assert done.err == WARNING
     assert done.out.splitlines()[1:] == flower_commands(folder, "123", "ID")
 
@@ -377,13 +387,69 @@ def test_nobody_is_enrolled_unasked(
     assert run("server", "enrol", folder, file, "--offline").code == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b" " * 100_000])
-def test_what_is_no_enrolment(folder: Path, run: Run, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x").write_bytes(content)
-    done = run("server", "enrol", folder, tmp_path / "x", "--yes")
-    assert done.code == 1
-    assert done.error
-    assert run("server", "enrol", folder, tmp_path / "none", "--yes").error.endswith("directory")
+def test_nobody_telephones_for_what_cannot_be_enrolled(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    file = write_enrolment(tmp_path / "a.enrol.json", "a", NODE())
+    done = run("server", "enrol", tmp_path, file)
+    assert done.error.startswith(f"{tmp_path} is no coordinator's folder")
+    assert done.out == ""
+    assert run("server", "enrol", folder, file, "--yes", "--offline").code == 0
+    other = write_enrolment(tmp_path / "b.enrol.json", "a", NODE())
+    done = run("server", "enrol", folder, other)
+    assert done.error.startswith("a is enrolled already: a new key comes with fedprint site rotate")
+    assert done.out == ""
+
+
+def test_nobody_is_revoked_unasked(
+    folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = NODE()
+    file = write_enrolment(tmp_path / "a.enrol.json", "a", key)
+    assert run("server", "enrol", folder, file, "--yes", "--offline").code == 0
+    before = text_files(folder)
+    for answer in ("", "n\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        done = run("server", "revoke", folder, "a", "--offline")
+        assert f"Revoke a (key {key_id(public_pem(key))[:12]}) for ever?" in done.out
+        assert done.code == 1
+        assert done.err.strip().endswith(
+            "nothing was revoked: it is final for the keys of a: say yes, or give --yes"
+        )
+    assert text_files(folder) == before
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert run("server", "revoke", folder, "a", "--offline").code == 0
+    again = run("server", "revoke", folder, "a", "--offline")
+    assert again.code == 0, "nothing final is left to ask about"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("empty", b"", "these bytes are not a DSSE envelope"),
+        ("large", b" " * 100_000, "it has more than 65536 bytes"),
+        ("invitation.json", None, "these bytes are not a DSSE envelope"),
+        ("trust.dsse.json", None, ""),
+    ],
+)
+def test_what_is_no_enrolment(
+    folder: Path, run: Run, name: str, content: bytes | None, why: str
+) -> None:
+    file = folder / name
+    if content is not None:
+        file.write_bytes(content)
+    error = run("server", "enrol", folder, file, "--yes").error
+    assert error.startswith(f"{file} is no enrolment ({why}")
+    hint = "): take the NAME.enrol.json or NAME.rotation.json that the site sent"
+    assert error.endswith(hint)
+
+
+def test_an_enrolment_that_is_not_there(folder: Path, run: Run, tmp_path: Path) -> None:
+    hint = "give the file that the site sent"
+    error = run("server", "enrol", folder, tmp_path / "none", "--yes").error
+    assert error == f"{tmp_path / 'none'}: No such file or directory: {hint}"
+    error = run("server", "enrol", folder, tmp_path, "--yes").error
+    assert error == f"{tmp_path}: Is a directory: {hint}"
 
 
 def test_a_second_coordinator_must_sign(run: Run, tmp_path: Path) -> None:
@@ -465,7 +531,7 @@ def test_flower_knows_who_is_enrolled(
     three = nodes()["a"]
     assert statuses() == {one: "unregistered", two: "registered", three: "registered"}
 
-    done = run("server", "revoke", folder, "a")
+    done = run("server", "revoke", folder, "a", "--yes")
     assert done.out.startswith("a is revoked: trust store version 4")
     assert set(statuses().values()) == {"unregistered"}
     assert nodes() == {}

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl_server.connection import Connection, Node
 from fl_server.metrics import prometheus_text
 from fl_server.progress import Progress
 from fl_server.status import RunStatus, SiteState, Status, collect
-from fl_server.status_commands import duration
+from fl_server.status_commands import _run_row, duration
 from protocol.enrolment import make_enrolment
 from protocol.keys import generate_node_key, signer
 from tests.fl_server.bad import Run
@@ -48,7 +49,7 @@ def test_unreachable_superlink_is_said_and_no_error(server: Path, run: Run) -> N
 
 
 def test_json_has_sites_keys_and_certificates(server: Path, run: Run, tmp_path: Path) -> None:
-    run("server", "revoke", server, "south", "--offline")
+    run("server", "revoke", server, "south", "--yes", "--offline")
     assert run("server", "status", server, "--json", tmp_path / "status.json").code == 0
     found = Status.model_validate_json((tmp_path / "status.json").read_text())
     assert [(site.site, site.key, site.node) for site in found.sites] == [
@@ -72,7 +73,7 @@ def test_no_coordinators_folder_is_an_error(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[1]", '{"north": 3}', "{", ""])
 def test_damaged_books_are_an_error_of_one_line(server: Path, run: Run, text: str) -> None:
     (server / "nodes.json").write_text(text)
-    for command in (["status"], ["revoke", "north", "--offline"]):
+    for command in (["status"], ["revoke", "north", "--yes", "--offline"]):
         said = run("server", command[0], server, *command[1:])
         assert said.code == 1
         assert said.error.startswith(f"{server / 'nodes.json'} is not in order: ")
@@ -116,6 +117,58 @@ def test_runs_show_what_was_lost(server: Path) -> None:
             "phase": "train alone",
         }
     }
+
+
+def test_a_person_who_must_approve_is_not_a_slow_site(server: Path, run: Run) -> None:
+    folder = server / "runs" / "first"
+    progress = Progress(folder, "17")
+    progress.phase("fingerprints", ["north", "south"])
+    progress.awaits_approval("north", 3600)
+    (found,) = collect(server).runs
+    assert (set(found.waiting), set(found.approval)) == ({"north", "south"}, {"north"})
+    waits = _run_row(found, NOW)[4].splitlines()
+    assert re.fullmatch(r"north: awaits approval \(\d s\)", waits[0])
+    assert re.fullmatch(r"south \(\d s\)", waits[1])
+    # a run of before these were told
+    path = folder / "state" / "status.json"
+    old = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in old.items() if k not in ("approval", "message")}))
+    assert collect(server).runs[0].approval == {}
+
+
+def test_a_failed_run_says_why(server: Path) -> None:
+    progress = Progress(server / "runs" / "first", "17")
+    progress.phase("fingerprints", ["north", "south"])
+    progress.lost("south", "no-reply")
+    progress.finish("failed", "one site is left: two are needed")
+    (found,) = collect(server).runs
+    assert found.message == "one site is left: two are needed"
+    assert _run_row(found, NOW)[5] == "one site is left: two are needed\nlost south: no-reply"
+
+
+def test_a_site_that_has_not_switched_keys_is_connected(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [
+        Node("1", "online", ""),
+        Node("2", "registered", ""),
+        Node("3", "online", ""),
+        Node("4", "online", ""),
+    ]
+    monkeypatch.setattr(Connection, "nodes", lambda _: nodes)  # no SuperNode runs here
+    (server / "nodes.json").write_text('{"north": "2", "south": "4"}')
+    retired = [
+        {"site": site, "node": node, "until": "2026-01-02T03:04:05Z"}
+        for site, node in (("north", "0"), ("north", "1"), ("south", "3"))
+    ]
+    (server / "retired.json").write_text(json.dumps(retired))
+    found = collect(server)
+    assert {site.site: site.node for site in found.sites} == {
+        "north": "online with its former key",
+        "south": "online",
+    }
+    connected = re.findall(r"fedprint_site_connected\{.*", prometheus_text(found))
+    assert [line[-2:] for line in connected] == [" 1", " 1"]
 
 
 def test_prometheus_file_can_be_read_by_others(server: Path, run: Run, tmp_path: Path) -> None:

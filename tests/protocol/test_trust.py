@@ -219,7 +219,7 @@ def test_a_site_and_a_key_are_enrolled_once() -> None:
     store = store.admit(enrolled("east", both, both))
     with pytest.raises(DuplicateSite, match="for east"):
         store.admit(enrolled("west", signer(generate_key()), both))
-    with pytest.raises(DuplicateSite, match="for north"):  # an old file, sent again
+    with pytest.raises(KeyRevoked, match="of north was revoked: the site makes a new folder"):
         store.revoke_site("north").admit(enrolled("north", first, node))
     again = store.revoke_site("north").admit(enrolled("north", second, other))
     assert [entry.status for entry in again.entries_of("north")] == ["revoked", "active"]
