@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := fl_server fl_client strategies protocol
 
-.PHONY: install demo deployment-demo test lint bench clean
+.PHONY: install demo deployment-demo test test-deployment test-rest lint bench clean
 
 install: $(VENV)/.installed
 
@@ -20,8 +20,15 @@ demo: install
 deployment-demo: install
 	$(BIN)/fedprint deployment-demo --out runs/deployment
 
+# Deployments mostly wait for Flower's heartbeats, so their tests run beside the others.
 test: install lint
-	$(BIN)/python -m pytest
+	$(MAKE) --jobs=2 --output-sync=target test-deployment test-rest
+
+test-deployment: install
+	$(BIN)/python -m pytest -m deployment
+
+test-rest: install
+	$(BIN)/python -m pytest -m "not deployment"
 
 lint: install
 	$(BIN)/ruff check $(PACKAGES) tests benchmarks docs

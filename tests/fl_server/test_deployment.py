@@ -18,7 +18,7 @@ from tests.fl_server.deploying import EXCHANGE, deployed, read_json
 from tests.fl_server.running import Command
 from tests.fl_server.test_engine import check_run
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.deployment]
 
 SITES = ["plane-1", "plane-2", "texture-1", "texture-2"]
 

@@ -21,7 +21,7 @@ from protocol.log import check_files, read_log
 from tests.conftest import digits, patches, write_subfolders
 from tests.fl_server.deploying import deployed, events, read_json
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.deployment]
 
 OUT = "runs/life"
 SETTINGS: dict[str, str | int | float | bool] = {

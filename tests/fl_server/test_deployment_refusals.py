@@ -21,7 +21,7 @@ from protocol.errors import FedprintError
 from tests.conftest import digits, patches, write_subfolders
 from tests.fl_server.deploying import EXCHANGE, deployed, faulty_app, read_json
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.deployment]
 
 CHEATING = '''
 import base64
@@ -213,7 +213,7 @@ def test_strangers_and_wrong_certificates_end_with_their_code(tmp_path: Path) ->
         with pytest.raises(FedprintError, match=r"not-registered: .* does not know the key of"):
             deployment.fedprint("site", "start", stranger)
         tls = deployment.coordinator / "tls"
-        lasts = timedelta(seconds=15)
+        lasts = timedelta(seconds=10)
         authority = load_authority(tls / "ca.crt", tls / "ca.key")
         expires = issue(tls, authority, ["127.0.0.1", "localhost"], lasts).not_valid_after_utc
         deployment.superlink.stop()
