@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 
@@ -13,7 +14,7 @@ from numpy.lib.format import read_array_header_1_0, read_magic
 
 from strategies.members import Loss
 
-METRICS, EXAMPLES = "metrics", "num-examples"
+EXAMPLES = "num-examples"
 HEAD_LIMIT = 1000  # bytes; of a few dimensions it is 128
 
 
@@ -23,9 +24,11 @@ def losses(
     """Return the nodes without a good reply.
 
     No answer and an error are a matter of transport: such a node may come back. One whose arrays
-    cannot be averaged has no second chance.
+    cannot be averaged has no second chance; nor has one with other metrics than most, because a
+    strategy refuses all replies of a round if their keys differ.
     """
-    failed = []
+    failed: list[Loss] = []
+    metrics: dict[int, frozenset[str]] = {}
     for message in messages:
         node = message.metadata.dst_node_id
         reply = answers.get(node)
@@ -35,20 +38,26 @@ def losses(
             failed.append(Loss(node, str(reply.error.reason or reply.error.code)))
         elif why := unusable(message, reply, weights.get(node)):
             failed.append(Loss(node, why, for_good=True))
-    return failed
+        else:
+            [record] = reply.content.metric_records.values()
+            metrics[node] = frozenset(record)
+    usual = Counter(metrics.values()).most_common(1)
+    odd = [node for node, keys in metrics.items() if keys != usual[0][0]]
+    return failed + [Loss(node, "sent other metrics than the others", True) for node in odd]
 
 
 def unusable(message: Message, reply: Message, weight: int | None) -> str:
     """Say why a site's arrays cannot be averaged with the others', nothing where they can.
 
     They must have the names and shapes of those that were sent, and be finite: one site's NaN
-    would be everybody's. Its weight must be the one that it claimed before. Nothing else may be
-    there: a strategy refuses all replies of a round if one has another record or key.
+    would be everybody's. Where a site has claimed a weight before, it must be that one, and no
+    other metric may be there; what an app of somebody else's measures besides is its own affair.
     """
     sent, back = message.content, reply.content
-    metrics = back.metric_records.get(METRICS)
-    if metrics is None or set(back) != {*sent.array_records, METRICS}:
+    found = list(back.metric_records.values())
+    if len(found) != 1 or len(back) != len(sent.array_records) + 1:
         return "sent other records than it should"
+    metrics = found[0]
     for record, arrays in sent.array_records.items():
         replied = back.array_records.get(record)
         if replied is None or set(replied) != set(arrays):
@@ -57,10 +66,10 @@ def unusable(message: Message, reply: Message, weight: int | None) -> str:
             # some strategies send float64; sites compute in float32
             if why := flaw(replied[name], array.shape, {"float32", array.dtype}):
                 return f"sent {name} {why}"
-    claimed = metrics.get(EXAMPLES)
+    claimed = metrics.get(EXAMPLES, 1 if weight is None else 0)
     if not isinstance(claimed, int | float) or not 0 < claimed < float("inf"):
         return "sent a number of examples that is no weight"
-    if len(metrics) != 1:
+    if weight is not None and len(metrics) != 1:
         return "sent other metrics than it should"
     if weight is not None and claimed != weight:
         return f"claims {claimed} training images, but claimed {weight} before"

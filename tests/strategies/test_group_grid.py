@@ -573,8 +573,8 @@ def archive() -> bytes:
         (lambda a, m: a.update({"body.weight": file(head(CLAIM % 2) + b"x" * 9)}), NO_SUCH),
         (lambda a, m: a.update({"body.weight": Array(np.zeros(2, np.float64))}), NO_SUCH),
         (lambda a, m: a.update({"body.weight": file(b"", "float32", "torch")}), NO_SUCH),
-        (lambda a, m: m.update(x=1.0), "sent other metrics than it should"),
-        (lambda a, m: m.pop("num-examples"), "sent a number of examples that is no weight"),
+        (lambda a, m: m.update(x=1.0), "sent other metrics than the others"),
+        (lambda a, m: m.pop("num-examples"), "sent other metrics than the others"),
         (
             lambda a, m: m.update({"num-examples": -5}),
             "sent a number of examples that is no weight",
