@@ -50,13 +50,14 @@ def ratio(a: list[float], b: list[float], seed: int = 0) -> dict[str, float]:
 
 def measure(folder: Path, rounds: int) -> dict[str, object]:
     """Deploy, run once, and compare."""
-    images = write_demo_sites(folder / "images", names=SITES)
+    images = write_demo_sites(folder / "images", sites=SITES)
     app, out = benchmark_app(folder / "app"), folder / "seconds.json"
     with Deployment(folder / "deployment", app=app) as deployment:
         for site in images:
             deployment.add_site(site.name, site)
-        deployment.await_online(SITES)
-        deployment.run({"out": str(out), "rounds": rounds, "min-sites": len(SITES)})
+        deployment.await_online(plan.name for plan in SITES)
+        values = {"out": str(out), "spec": "lite0-private", "rounds": rounds}
+        deployment.run({**values, "min-sites": len(SITES)})
     result = json.loads(out.read_text())
     seconds = result["seconds"]
     return {

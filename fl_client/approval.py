@@ -8,11 +8,12 @@ from pathlib import Path
 
 from fl_client.gate import Gate
 from fl_client.history import History, make_entry
-from fl_client.policy import gate as check
+from fl_client.ledger import Ledger
+from fl_client.making import Made
 from fl_client.policy import load_policy
-from fl_client.release import describe, sign_release
+from fl_client.release import describe
 from fl_client.releases import Releases
-from fl_client.requests import Preview, Request, Requests
+from fl_client.requests import Preview, Request, Requests, changed_since_preview
 from fl_client.site import read_site
 from fl_client.site_keys import open_signer
 from fl_client.site_settings import SiteSettings, load_site_settings
@@ -95,26 +96,37 @@ class Desk:
                 f"fedprint site approve {folder} --spec {shlex.quote(name)}"
             )
 
-    def terms(self, spec: Spec) -> Release:
+    def terms(self, request: Request) -> Release:
         """Return what a release made now would say."""
-        return describe(self.gate.site, spec, self.gate.policy)
+        offer = self.gate.maker.offer(request.spec, request.terms)
+        privacy = offer.stated(Ledger(self.gate.site.state))
+        return describe(self.gate.site, request.spec, self.gate.policy, privacy)
 
-    def preview(self, spec: Spec) -> bytes:
+    def preview(self, request: Request) -> bytes:
         """Compute a fingerprint, keep it for approval, and return its safetensors file.
+
+        Noise is drawn here, and paid for: what is approved are exactly the bytes that were looked
+        at. Looking again, approving and being asked again show the same and cost nothing more.
 
         Raises
         ------
         PolicyError
-            If the policy forbids it whoever approves.
+            If the policy forbids it whoever approves, or the privacy budget is used up.
         """
-        check(self.gate.policy, spec, self.gate.site, approved=True)
-        payload, data = self.gate.fingerprint(spec)
-        terms, recipient = self.terms(spec), self.gate.bound_to(spec)
-        shown = Preview(sha256=sha256_hex(payload), data=data, terms=terms, recipient=recipient)
-        self.requests.keep_preview(spec, payload, shown)
-        return payload
+        spec = request.spec
+        self.gate.check(spec, request.terms)
+        with turn(self.gate.site.state):
+            made = self.gate.maker.make(spec, request.terms, request.run)
+            shown = Preview(
+                sha256=sha256_hex(made.payload),
+                data=made.data,
+                terms=self.terms(request),
+                recipient=self.gate.bound_to(spec),
+            )
+            self.requests.keep_preview(spec, made.payload, shown)
+        return made.payload
 
-    def previewed(self, spec: Spec) -> bytes:
+    def previewed(self, request: Request) -> bytes:
         """Return the bytes that the last preview showed; without one, make it now.
 
         Raises
@@ -122,13 +134,21 @@ class Desk:
         PolicyError, DataError
             If the policy forbids it, or the data are no longer those of the preview.
         """
-        check(self.gate.policy, spec, self.gate.site, approved=True)
-        kept = self._shown(spec)
-        return self.preview(spec) if kept is None else kept[0]
+        self.gate.check(request.spec, request.terms)
+        shown = self._shown(request)
+        return self.preview(request) if shown is None else shown.payload
 
-    def _shown(self, spec: Spec) -> tuple[bytes, str] | None:
-        terms, recipient = self.terms(spec), self.gate.bound_to(spec)
-        return self.requests.previewed(self.gate.site, spec, terms, recipient)
+    def _shown(self, request: Request) -> Made | None:
+        """Return what the last preview showed, if it is still what would leave."""
+        spec, site = request.spec, self.gate.site
+        recipient, terms = self.gate.bound_to(spec), self.terms(request)
+        found = self.requests.previewed(site, spec, terms, recipient)
+        if found is None:
+            return None
+        offer = self.gate.maker.offer(spec, request.terms)
+        if offer.private and (offer.draw is None or offer.draw.payload != found[0]):
+            raise changed_since_preview(site)
+        return Made(*found, offer)
 
     def approve(self, request: Request, payload: bytes) -> None:
         """Sign the release of the bytes that were shown, and keep it: who asks next is sent it.
@@ -143,14 +163,15 @@ class Desk:
 
     def _approve(self, request: Request, payload: bytes) -> None:
         site, policy, spec = self.gate.site, self.gate.policy, request.spec
-        kept = self._shown(spec)
-        if kept is None or kept[0] != payload:
+        made = self._shown(request)
+        if made is None or made.payload != payload:
             raise DataError("another preview was made meanwhile: look at it before you approve")
-        release = sign_release(site, payload, spec, self.gate.find_signer(), policy, approved=True)
-        entry = make_entry(site, spec, policy, "approved", run=request.run, payload=payload)
+        kept = self.gate.sign(spec, made, approved=True)
+        entry = make_entry(
+            site, spec, policy, "approved", run=request.run, payload=payload, terms=kept.terms
+        )
         self.history.add(entry)
-        recipient = self.gate.bound_to(spec)
-        Releases(site.state).keep(site, spec, payload, release, kept[1], recipient)
+        self.gate.keep(spec, kept, made)
         self.requests.drop(spec)
 
     def deny(self, request: Request) -> None:

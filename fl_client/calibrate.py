@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from fl_client.backbone import create_model, weights_digest
 from fl_client.device import choose_device
 from fl_client.extract import BATCH_SIZE, extract
+from fl_client.projection import directions
 from fl_client.readers import find_images
 from fl_client.site import ImageItem
 from protocol.errors import ConfigError, DataError, one_line
-from protocol.spec import Calibration, Preprocess, Sampling, Spec, Weights
+from protocol.spec import Calibration, Preprocess, Projection, Sampling, Spec, Weights
 
 QUANTILES = (0.05, 0.95)
 DIGITS = 5
@@ -26,6 +27,7 @@ def calibrate(
     folder: Path | str,
     recipe: Spec,
     *,
+    components: int | None = None,
     images: Sequence[str] = (),
     device: str | None = None,
     batch_size: int = BATCH_SIZE,
@@ -44,6 +46,9 @@ def calibrate(
         Public images, in any subfolders.
     recipe : Spec
         What to calibrate; edges it has already are replaced. See `make_recipe`.
+    components : int, optional
+        Count so many public directions in the features instead of the features themselves, see
+        `fl_client.projection.directions`. By default the recipe's projection, if it has one.
     images : sequence of str
         Names of the public image sets; by default the names of the folder's subfolders.
     device, batch_size, workers, progress
@@ -59,7 +64,7 @@ def calibrate(
     DataError
         If the folder holds fewer than 20 images, or one cannot be read.
     ConfigError, WeightsError
-        If the backbone or its weights cannot be used.
+        If the backbone, its weights or the number of components cannot be used.
     """
     root = Path(folder)
     paths = find_images(root) if root.is_dir() else []
@@ -87,19 +92,25 @@ def calibrate(
     assert result.features is not None
     if not np.isfinite(result.features).all():
         raise DataError("the backbone gave NaN or infinite features: check the weights")
-    lower, upper = edges(result.features)
+    projection = recipe.projection
+    if components is not None:
+        projection = Projection.of(directions(result.features, components))
+    counted = result.features if projection is None else projection.apply(result.features)
+    lower, upper = edges(counted)
     names = list(images) or sorted({path.relative_to(root).parts[0] for path in paths})[:100]
     calibration = Calibration(images=names, count=len(paths), quantiles=QUANTILES)
-    return recipe.with_edges(lower, upper, weights_sha256=digest, calibration=calibration)
+    return recipe.with_edges(
+        lower, upper, weights_sha256=digest, calibration=calibration, projection=projection
+    )
 
 
-def edges(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def edges(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return lower and upper bin edges of each feature.
 
     Parameters
     ----------
     features : ndarray of float, shape [n, m]
-        Features of public images.
+        Counted features of public images.
 
     Returns
     -------

@@ -6,13 +6,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from fl_client.contribution import counted_number
 from fl_client.finding import Check, Finding, Visit, failed, ok, warning
+from fl_client.ledger import Ledger, spent_by
+from fl_client.offer import budget_of
 from fl_client.policy import Policy, load_policy, unknown_specs
+from fl_client.site import Site
 from fl_client.site_keys import needs_passphrase, open_signer
 from protocol.enrolment import open_enrolment
-from protocol.errors import ConfigError, VerificationError
+from protocol.errors import ConfigError, PolicyError, VerificationError
 from protocol.files import atomic_write
 from protocol.keys import PASSPHRASE, environment_passphrase, load_private_key, signer
+from protocol.privacy import rho_of
 from protocol.spec import list_specs
 
 LITTLE_DISK = 2 * 2**30
@@ -123,12 +128,18 @@ def check_policy(visit: Visit) -> Iterator[Finding]:
         )
         return
     yield ok("policy", in_words(policy))
-    site = visit.site
-    if site is None:
-        return
+    if visit.site is not None:
+        yield from _enough(visit.site, policy)
+    yield from _budget(visit, policy)
+
+
+def _enough(site: Site, policy: Policy) -> Iterator[Finding]:
+    """See that the data fulfil the policy, counted as a release counts them."""
+    private = policy.release == "private"
+    images = counted_number(site, policy.contribution_cap) if private else len(site.images)
     for what, there, least in (
-        ("images", len(site.images), policy.min_images),
-        ("patients", site.patients or len(site.images), policy.min_patients),
+        ("images", images, policy.min_images),
+        ("patients", site.patients or images, policy.min_patients),
     ):
         if there < least:
             yield failed(
@@ -137,6 +148,36 @@ def check_policy(visit: Visit) -> Iterator[Finding]:
                 f"add {what}, or lower min_{what}",
                 f"too-few-{what}",
             )
+    for spec in list_specs():
+        needed = policy.images_per_bin * spec.bins
+        if spec.name in policy.specs and images < needed:
+            yield failed(
+                "policy",
+                f"the site has {images} images, its policy asks for {needed} for the {spec.bins} "
+                f"bins of {spec.name}",
+                "add images, or lower images_per_bin",
+                "too-many-bins",
+            )
+
+
+def _budget(visit: Visit, policy: Policy) -> Iterator[Finding]:
+    """See that the privacy ledger is whole, and that something is left to spend."""
+    budget, one = budget_of(policy), rho_of(policy.epsilon, policy.delta)
+    try:
+        spent = spent_by(Ledger(visit.settings.state).check())
+    except PolicyError as error:
+        yield failed("ledger", str(error), "restore the state folder", error.reason)
+        return
+    left = f"{100 * min(spent / budget.rho, 1):.0f} % of the privacy budget is spent"
+    if spent + one > budget.rho:
+        yield warning(
+            "ledger",
+            f"{left}: too little is left for another draw of epsilon {policy.epsilon:g}",
+            "raise budget_epsilon, or go on with what was released",
+            "budget-exhausted",
+        )
+    else:
+        yield ok("ledger", left)
 
 
 def in_words(policy: Policy) -> str:
@@ -144,10 +185,16 @@ def in_words(policy: Policy) -> str:
     specs = "any spec" if "*" in policy.specs else ", ".join(name[:16] for name in policy.specs)
     how = "without asking" if policy.automatic else "after a person approved"
     bins = f", up to {policy.max_bins} bins" if policy.max_bins is not None else ""
+    noise = (
+        f"with noise (epsilon {policy.epsilon:g} at delta {policy.delta:g} each, "
+        f"{policy.budget_epsilon:g} in all)"
+        if policy.release == "private"
+        else "with noise where the coordinator asks for it, else plain"
+    )
     rest = "and takes part in training" if policy.training else "and no training"
     return (
         f"lets fingerprints of {specs} go {how}, from {policy.min_images} images and "
-        f"{policy.min_patients} patients on{bins}, {rest}"
+        f"{policy.min_patients} patients on{bins}, {noise}, {rest}"
     )
 
 

@@ -8,9 +8,12 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl_client.checkpoints import keep_checkpoint
+from fl_client.node import current_site, site_coordinators
 from fl_client.plugin import add_fingerprinting, answering, answering_round, site_gate
 from protocol.errors import MalformedMessage
 from protocol.orders import Order, order_from_config
+from protocol.records import from_checkpoint, to_kept
 from protocol.sharing import Arrays
 
 app = add_fingerprinting(ClientApp(), keep_features=True)
@@ -44,6 +47,14 @@ def _arrays(message: Message) -> Arrays:
     if record is None:
         raise MalformedMessage("the message holds no record 'arrays'")
     return {name: array.numpy() for name, array in record.items()}
+
+
+@app.query("checkpoint")
+@answering
+def checkpoint(message: Message, context: Context) -> RecordDict:
+    """Check and keep what the coordinator shows of the run's log."""
+    shown = from_checkpoint(message.content)
+    return to_kept(keep_checkpoint(current_site(context), shown, site_coordinators(context)))
 
 
 @app.query("body")

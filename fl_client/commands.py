@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fl_client import site_commands, spec_commands
+from fl_client import audit_commands, site_commands, spec_commands
 from fl_client.options import BatchSize, Device, JsonFile, Workers, require_writable
 from fl_client.spec_commands import spec_json
+from protocol.errors import ConfigError, one_line
 from protocol.files import atomic_json, atomic_write
 from protocol.spec import Spec, check_same, load_spec
 
@@ -24,14 +25,39 @@ def register(app: typer.Typer) -> None:
     app.command("fingerprint")(fingerprint)
     spec_commands.register(app)
     site_commands.register(app)
+    audit_commands.register(app)
 
 
 def fingerprint(
     folder: Annotated[Path, typer.Argument(help="The site's folder of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the signed fingerprint.")],
-    spec: Annotated[str, typer.Option(help="Name of a spec, or its JSON file.")] = "lite0-100",
+    spec: Annotated[
+        str,
+        typer.Option(
+            help="Name of a spec, or its JSON file; lite0-100, with --private lite0-private."
+        ),
+    ] = "",
     name: Annotated[str, typer.Option(help="Name of the site; the folder's by default.")] = "",
     key: Annotated[Path | None, typer.Option(help="Private key file (PEM or OpenSSH).")] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Add noise: differential privacy.")
+    ] = False,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Private: most that this release spends, 2 by default.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Private: ... at this delta, 1e-5 by default.")
+    ] = None,
+    cap: Annotated[
+        int | None, typer.Option(min=1, help="Private: most images of one patient, 1 by default.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Private: most epsilon of all releases together, 8 by default."),
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Where the ledger lies; FOLDER/.fedprint by default.")
+    ] = None,
     device: Device = "",
     batch_size: BatchSize = 32,
     workers: Workers = 0,
@@ -43,49 +69,62 @@ def fingerprint(
     fingerprints of several sites can be collected. Without --key it signs with a key of yours that
     is made once and kept in your configuration folder.
 
-    Example: fedprint fingerprint hospitals/north --spec lite0-100 --out prints
+    With --private noise is drawn once and kept, and its cost written into a ledger: a second call
+    gives the same bytes and spends nothing.
+
+    Example: fedprint fingerprint hospitals/north --private --epsilon 2 --out prints
     """
-    chosen = load_spec(spec).require_ready()
+    chosen = load_spec(spec or ("lite0-private" if private else "lite0-100")).require_ready()
+    limits = _limits(
+        private, epsilon=epsilon, delta=delta, contribution_cap=cap, budget_epsilon=budget
+    )
     signing = _signer(key)
-    from fl_client.extract import extract
+    from fl_client.local_release import release_plain, release_private
     from fl_client.policy import gate, local_policy
-    from fl_client.release import make_release
     from fl_client.site import read_site
 
-    site, policy = read_site(folder, name=name or None), local_policy()
-    gate(policy, chosen, site)  # before the work, and again when it is released
+    site, policy = read_site(folder, state, name=name or None), local_policy(**limits)
+    gate(policy, chosen, site, private=private)  # before the work, and again at the release
     _check_out(out, chosen)
-    result = extract(
-        site.images,
-        chosen,
-        device=device,
-        batch_size=batch_size,
-        workers=workers or None,
-        progress=True,
-    )
-    assert result.counts is not None
-    payload, envelope = make_release(site, result.counts, chosen, signing, policy)
-    _write_release(out, site.name, payload, envelope, chosen)
-    rate = result.views / max(result.seconds, 1e-9)
+    if private:
+        require_writable(site.state, "state folder", "--state")
+    release = release_private if private else release_plain
+    options = {"batch_size": batch_size, "workers": workers or None, "progress": True}
+    made = release(site, chosen, policy, signing, device, options)
+    _write_release(out, site.name, made.payload, made.envelope, chosen)
     if json_file is not None:
         atomic_json(
             json_file,
             {
                 "site": site.name,
-                "images": len(site.images),
+                "images": made.terms.images,
                 "patients": site.patients,
                 "spec": {"name": chosen.name, "digest": chosen.digest},
                 "key_id": signing.public_key.keyid,
-                "views": result.views,
-                "seconds": result.seconds,
-                "images_per_second": rate,
+                **made.facts,
                 "out": str(out),
             },
         )
-    typer.echo(
-        f"{site.name}: {len(site.images)} images, spec {chosen.name}, "
-        f"{result.seconds:.1f} s ({rate:.0f} images/s), signed, in {out}"
-    )
+    typer.echo(f"{made.line}, in {out}")
+
+
+def _limits(private: bool, **given: float | None) -> dict[str, Any]:
+    """Return what the options of a private release change in the policy of local commands."""
+    from pydantic import ValidationError
+
+    from fl_client.policy import Policy
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not private:
+        if changes:
+            raise ConfigError("--epsilon, --delta, --cap and --budget belong to --private: give it")
+        return {}
+    try:
+        limits = Policy.model_validate(changes)
+    except ValidationError as error:
+        raise ConfigError(f"private release: {one_line(error)}") from None
+    chosen = {"release", "epsilon", "delta", "contribution_cap", "budget_epsilon"}
+    return limits.model_dump(include=chosen)
 
 
 def _signer(path: Path | None) -> Signer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from fl_client.site import Site
@@ -37,12 +38,34 @@ def known_digest(site: Site) -> str:
     DataError
         If an image cannot be found or read.
     """
-    path, stamp = site.state / MEMO, _stamp(site)
-    remembered = _read(path)
-    if remembered.get("stamp") == stamp and len(remembered.get("digest", "")) == 64:
-        return remembered["digest"]
-    digest = site.data_digest
-    if _stamp(site) == stamp:  # else a file changed meanwhile: what was read is of neither state
+    return remembered(site, MEMO, "", lambda: site.data_digest)
+
+
+def remembered(site: Site, memo: str, belongs: str, compute: Callable[[], str]) -> str:
+    """Return a digest of a site's images; it is computed only where one of them has changed.
+
+    Parameters
+    ----------
+    site : Site
+        Whose images.
+    memo : str
+        Name of the memo's file in the state folder.
+    belongs : str
+        What else the digest depends on.
+    compute : callable
+        Takes the digest, 64 hexadecimal digits, of the files.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be found or read.
+    """
+    path, stamp = site.state / memo, _stamp(site) + belongs
+    found = _read(path)
+    if found.get("stamp") == stamp and len(found.get("digest", "")) == 64:
+        return found["digest"]
+    digest = compute()
+    if _stamp(site) + belongs == stamp:  # else what was read is of neither state
         with contextlib.suppress(OSError):  # without a memo the next call reads again
             atomic_write(path, json.dumps({"stamp": stamp, "digest": digest}), mode=0o600)
     return digest

@@ -59,8 +59,7 @@ def cached_features(
         return cached
     _probe(path.parent)  # fail before the work, not after it
     options = {"device": place, "batch_size": batch_size, "workers": workers, "progress": progress}
-    once = spec.sampling.rule == "each-once" and spec.sampling.crop == "centre"
-    if once and not spec.sampling.flip:
+    if one_view(spec):
         result = extract(site.images, spec, want_features=True, **options)  # type: ignore[arg-type]
         features, counts = result.features, result.counts
     else:
@@ -73,6 +72,12 @@ def cached_features(
     return features, counts
 
 
+def one_view(spec: Spec) -> bool:
+    """Tell whether a spec counts the very views that the features are of: one centre view each."""
+    sampling = spec.sampling
+    return sampling.rule == "each-once" and sampling.crop == "centre" and not sampling.flip
+
+
 def _read(
     path: Path, images: int, spec: Spec
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
@@ -82,7 +87,7 @@ def _read(
         features, counts = stored["features"], stored["counts"]
     except (OSError, SafetensorError, KeyError):
         return None
-    fits = features.shape == (images, spec.features) and counts.shape == (spec.features, spec.bins)
+    fits = features.shape == (images, spec.features) and counts.shape == (spec.width, spec.bins)
     return (features, counts) if fits else None
 
 

@@ -1,31 +1,32 @@
 """The site's gate: every request passes it, and every decision is recorded at the site.
 
-The order is fixed: the policy, a person's denial, what was let go before, a person's approval, and
-only then images, backbone and signature.
+The order is fixed: the policy, a person's denial, the ledger, what was let go before, a person's
+approval, and only then images, backbone, noise and signature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from fl_client.data_digest import known_digest
-from fl_client.history import History, make_entry, must_be_written, reason_of
-from fl_client.policy import AWAITING, Policy, gate
+from fl_client.history import NOT_RECORDED, must_be_written
+from fl_client.ledger import Ledger
+from fl_client.making import Made, Maker
+from fl_client.offer import is_private
+from fl_client.policy import Policy, gate
+from fl_client.recorder import Recorder
 from fl_client.release import describe, make_binding, sign_release
 from fl_client.releases import RENEWAL, Kept, Releases
 from fl_client.requests import Requests
 from fl_client.site import Site
 from fl_client.turns import turn
-from protocol.errors import DataError, FedprintError, PolicyError
-from protocol.files import sha256_hex
-from protocol.fingerprint import counts_to_bytes
+from protocol.errors import PolicyError
 from protocol.keys import Signer
+from protocol.privacy import AskedTerms
 from protocol.records import ReleaseRequest
 from protocol.spec import Spec
 from protocol.statement import utc_now
@@ -38,7 +39,7 @@ class Gate:
     Parameters
     ----------
     site : Site
-        The site; releases, requests and history lie in its state folder.
+        The site; releases, requests, ledger and history lie in its state folder.
     policy : Policy
         What it lets go.
     find_signer : callable
@@ -51,7 +52,9 @@ class Gate:
         Whether the features are kept too, for training.
     keeps : bool
         Whether anything may be written at the site; without it there is no history, nothing is
-        sent again, and nothing but the policy can approve.
+        sent again, nothing but the policy can approve, and nothing private is released.
+    options : mapping
+        More arguments of `fl_client.extract.extract`.
     """
 
     site: Site
@@ -61,6 +64,7 @@ class Gate:
     device: str | None = None
     keeps_features: bool = False
     keeps: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def answer(self, request: ReleaseRequest) -> tuple[bytes, bytes, bytes]:
         """Let the site's fingerprint go, or refuse it.
@@ -76,13 +80,15 @@ class Gate:
             If the site's policy or a person does not permit it; no image is opened then.
         """
         spec, run = request.spec, request.run
-        with self._refusals_recorded(spec, run):
-            gate(self.policy, spec, self.site, approved=True)
-            with turn(self.site.state) if self.keeps else nullcontext():
-                payload, release = self._let_go(spec, run)
-                binding = make_binding(self.site.name, release, run, request.nonce, self._signer)
-                self._record(spec, self._departure(payload), run, payload=payload)
-        return payload, release, binding
+        with self._passing(spec, run, request.terms) as kept:
+            name, nonce = self.site.name, request.nonce
+            binding = make_binding(name, kept.envelope, run, nonce, self._signer)
+        return kept.payload, kept.envelope, binding
+
+    def release(self, spec: Spec, asked: AskedTerms, run: str = "") -> Kept:
+        """Let the site's fingerprint go bound to no run, or refuse it, as in `answer`."""
+        with self._passing(spec, run, asked) as kept:
+            return kept
 
     def admit(self, spec: Spec, run: str, arm: str) -> None:
         """Let a training order pass, or refuse it; asked at every order, recorded once an arm.
@@ -92,67 +98,107 @@ class Gate:
         PolicyError
             As in `answer`, or with reason ``training-not-allowed``.
         """
-        with self._refusals_recorded(spec, run, arm):
-            gate(self.policy, spec, self.site, approved=True)
+        with self._recorder.refusals(spec, run, arm):
+            private = self.policy.release == "private"
+            gate(self.policy, spec, self.site, private=private, approved=True)
             if not self.policy.training:
                 raise PolicyError(
                     f"{self.policy.name}: site {self.site.name} gives fingerprints only",
                     "training-not-allowed",
                 )
             self._require_not_denied(spec)
-            if self.policy.waits(spec) and not self._approved(spec):
-                self._wait(spec, run)
-        self._record(spec, "training", run, arm)
+            if self.policy.waits(spec):
+                kept = self._kept(spec)
+                if kept is None or not kept.holds(utc_now()):
+                    self._wait(spec, run)
+        self._recorder.training(spec, run, arm)
 
-    def _departure(self, payload: bytes) -> str:
-        """Tell whether bytes leave for the first time, as far as the history says."""
-        before = self.keeps and History(self.site.state).has_left(sha256_hex(payload))
-        return "released-again" if before else "released"
-
-    def _let_go(self, spec: Spec, run: str) -> tuple[bytes, bytes]:
-        """Return the payload and the release of what the policy does not forbid."""
-        self._require_not_denied(spec)
-        kept = self._kept(spec)
-        waits = self.policy.waits(spec)
-        if kept and kept.holds(utc_now(), *(() if waits else (RENEWAL,))):
-            return kept.payload, kept.envelope
-        if waits:
-            self._wait(spec, run)
-        if kept:  # the same bytes, signed anew
-            payload, data = kept.payload, known_digest(self.site)
-        else:
-            payload, data = self.fingerprint(spec)
-            self._require_not_denied(spec)  # computing takes its time, and a person may step in
-        release = sign_release(self.site, payload, spec, self._signer, self.policy)
-        if self.keeps:
-            with must_be_written():
-                Releases(self.site.state).keep(self.site, spec, payload, release, data)
-        return payload, release
-
-    def fingerprint(self, spec: Spec) -> tuple[bytes, str]:
-        """Compute the fingerprint; return its safetensors file and the digest of the data.
+    def check(self, spec: Spec, asked: AskedTerms) -> None:
+        """Ask the policy about a request, but for a person's approval.
 
         Raises
         ------
-        DataError
-            If an image cannot be read, or changes meanwhile.
+        PolicyError
+            If it does not permit it, or a private release could not be written down.
         """
-        if not self.keeps:
-            return counts_to_bytes(_counts(self.site, spec, self.device)), ""
-        from fl_client.features import cached_features
+        private = is_private(self.policy, asked)
+        gate(self.policy, spec, self.site, private=private, approved=True)
+        if private and not self.keeps:
+            raise PolicyError(
+                f"{self.policy.name}: a private release is written into a ledger first, and site "
+                f"{self.site.name} keeps nothing: name a state folder",
+                NOT_RECORDED,
+            )
 
-        before = known_digest(self.site)
-        if self.keeps_features:
-            _, counts = cached_features(self.site, spec, self.device)
-        else:
-            counts = _counts(self.site, spec, self.device)
-        if known_digest(self.site) != before:
-            raise DataError(f"images of site {self.site.name} changed while they were read: retry")
-        return counts_to_bytes(counts), before
+    @property
+    def maker(self) -> Maker:
+        """What makes the fingerprints that this gate lets go."""
+        how = (self.device, self.keeps, self.keeps_features, self.options)
+        return Maker(self.site, self.policy, *how)
+
+    def sign(self, spec: Spec, made: Made, *, approved: bool = False) -> Kept:
+        """Return the signed release of what was made, with the state of the ledger of now.
+
+        Raises
+        ------
+        PolicyError
+            If the policy refuses, whatever was asked before.
+        """
+        site, policy, payload = self.site, self.policy, made.payload
+        privacy = made.offer.stated(Ledger(site.state))
+        terms = describe(site, spec, policy, privacy)
+        envelope = sign_release(
+            site, payload, spec, self._signer, policy, privacy=privacy, approved=approved
+        )
+        return Kept(payload, envelope, terms)
+
+    def keep(self, spec: Spec, kept: Kept, made: Made) -> None:
+        """Keep a signed release: who asks for the same again is sent it."""
+        draw = made.offer.draw
+        line, recipient = draw.line.digest if draw else "", self.bound_to(spec)
+        with must_be_written():
+            Releases(self.site.state).keep(
+                self.site, spec, kept.payload, kept.envelope, made.data, recipient, line
+            )
 
     def bound_to(self, spec: Spec) -> str:
         """Return the recipient that a kept release is bound to, where a person approves it."""
         return self.find_recipient() if self.policy.waits(spec) else ""
+
+    @contextmanager
+    def _passing(self, spec: Spec, run: str, asked: AskedTerms) -> Iterator[Kept]:
+        """Yield what may leave, and write down that it does."""
+        with self._recorder.refusals(spec, run):
+            self.check(spec, asked)
+            with turn(self.site.state) if self.keeps else nullcontext():
+                kept = self._let_go(spec, run, asked)
+                yield kept
+                self._recorder.departure(spec, run, kept)
+
+    def _let_go(self, spec: Spec, run: str, asked: AskedTerms) -> Kept:
+        """Return the release of what the policy does not forbid: a kept one, or a new one."""
+        self._require_not_denied(spec)
+        offer, waits = self.maker.offer(spec, asked), self.policy.waits(spec)
+        kept = self._kept(spec)
+        if kept is not None and not offer.is_of(kept.payload, kept.terms.privacy):
+            kept = None
+        if kept and kept.holds(utc_now(), *(() if waits else (RENEWAL,))):
+            return kept
+        if waits:
+            self._wait(spec, run, asked)
+        if kept:  # the same bytes, signed anew
+            made = Made(kept.payload, known_digest(self.site), offer)
+        else:
+            made = self.maker.make(spec, asked, run)
+            self._require_not_denied(spec)  # computing takes its time, and a person may step in
+        signed = self.sign(spec, made)
+        if self.keeps:
+            self.keep(spec, signed, made)
+        return signed
+
+    @property
+    def _recorder(self) -> Recorder:
+        return Recorder(self.site, self.policy, self.keeps)
 
     @cached_property
     def _signer(self) -> Signer:
@@ -161,58 +207,17 @@ class Gate:
     def _kept(self, spec: Spec) -> Kept | None:
         if not self.keeps:
             return None
-        terms, recipient = describe(self.site, spec, self.policy), self.bound_to(spec)
-        return Releases(self.site.state).find(self.site, spec, terms, self._signer, recipient)
-
-    def _approved(self, spec: Spec) -> bool:
-        kept = self._kept(spec)
-        return kept is not None and kept.holds(utc_now())
+        recipient = self.bound_to(spec)
+        return Releases(self.site.state).find(self.site, spec, self.policy, self._signer, recipient)
 
     def _require_not_denied(self, spec: Spec) -> None:
         if self.keeps:
             Requests(self.site.state).require_not_denied(spec)
 
-    def _wait(self, spec: Spec, run: str) -> None:
+    def _wait(self, spec: Spec, run: str, asked: AskedTerms | None = None) -> None:
         """Write the request down for a person at the site, and refuse it for now."""
         if self.keeps:
             with must_be_written():
-                Requests(self.site.state).note(spec, run)
-        gate(self.policy, spec, self.site)
-
-    @contextmanager
-    def _refusals_recorded(self, spec: Spec, run: str, arm: str = "") -> Iterator[None]:
-        try:
-            yield
-        except FedprintError as error:
-            awaiting = reason_of(error) == AWAITING
-            self._record(spec, AWAITING if awaiting else "refused", run, arm, error=error)
-            raise
-
-    def _record(
-        self,
-        spec: Spec,
-        decision: str,
-        run: str,
-        arm: str = "",
-        *,
-        error: Exception | None = None,
-        payload: bytes = b"",
-    ) -> None:
-        if not self.keeps:
-            return
-        history = History(self.site.state)
-        entry = make_entry(
-            self.site, spec, self.policy, decision, run=run, arm=arm, error=error, payload=payload
-        )
-        if arm or decision == AWAITING:  # asked again round by round, or until somebody approves
-            history.add_once(entry)
-        else:
-            history.add(entry)
-
-
-def _counts(site: Site, spec: Spec, device: str | None) -> NDArray[np.int64]:
-    from fl_client.extract import extract
-
-    counts = extract(site.images, spec.require_ready(), device=device).counts
-    assert counts is not None
-    return counts
+                Requests(self.site.state).note(spec, run, asked)
+        private = is_private(self.policy, asked or AskedTerms())
+        gate(self.policy, spec, self.site, private=private)

@@ -1,4 +1,7 @@
-"""The commands at the gate: ``fedprint site preview``, ``approve``, ``deny``, ``history``."""
+"""The commands at the gate: ``fedprint site preview``, ``approve``, ``deny``, ``history``.
+
+``fedprint site ledger`` is in `fl_client.ledger_command`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fl_client.ledger_command import ledger
 from fl_client.options import Device, JsonFile
 from protocol.files import atomic_json, atomic_write
 
@@ -29,6 +33,7 @@ def add(app: typer.Typer) -> None:
     app.command("approve")(approve)
     app.command("deny")(deny)
     app.command("history")(history)
+    app.command("ledger")(ledger)
 
 
 def preview(
@@ -42,7 +47,8 @@ def preview(
 ) -> None:
     """Compute the fingerprint that was asked for, and show what would leave the site.
 
-    Nothing leaves. The page shows every count that the fingerprint holds.
+    Nothing leaves. The page shows every count that the fingerprint holds. Noise of a private one
+    is drawn and paid for here, so that exactly what was seen is what can be approved.
 
     Example: fedprint site preview /srv/fedprint
     """
@@ -52,7 +58,7 @@ def preview(
 
     desk = open_desk(folder, device)
     request = desk.find(spec)
-    payload = desk.preview(request.spec)
+    payload = desk.preview(request)
     summary = summarise(desk, request, payload)
     page = html or desk.requests.folder(request.spec) / "preview.html"
     atomic_write(page, render_preview(summary, request.spec, payload), mode=0o600)
@@ -82,7 +88,7 @@ def approve(
 
     desk = open_desk(folder, device)
     request = desk.find(spec)
-    payload = desk.previewed(request.spec)
+    payload = desk.previewed(request)
     summary = summarise(desk, request, payload)
     _show(summary)
     if not yes and not _agreed():
@@ -155,7 +161,10 @@ def _show_history(entries: list[Entry]) -> None:
     lines = []
     for entry in entries:
         time, sent = f"{entry.time:%Y-%m-%d %H:%M:%S}", str(entry.bytes) if entry.bytes else ""
-        told = (f"{entry.run} {entry.arm}".strip(), entry.spec.name, entry.decision, entry.reason)
+        decision = entry.decision
+        if entry.privacy is not None and entry.privacy.mode == "private":
+            decision += f", epsilon {entry.privacy.epsilon:.3g}"
+        told = (f"{entry.run} {entry.arm}".strip(), entry.spec.name, decision, entry.reason)
         run, spec, decision, reason = (printable(text, 80) for text in told)
         cells = (run, spec, decision, reason, sent, str(entry.images))
         table.add_row(time, *(escape(cell) for cell in cells))

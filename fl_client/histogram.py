@@ -11,11 +11,11 @@ from protocol.spec import Spec
 
 
 class BinCounter:
-    r"""Histogram of every feature over the public edges of a spec, in exact integers.
+    r"""Histogram of every counted feature over the public edges of a spec, in exact integers.
 
-    Feature value :math:`x_i` falls in bin
-    :math:`\lfloor b (x_i - l_i) / (u_i - l_i) \rfloor`, limited to :math:`0 \dots b-1`: values
-    outside the edges are counted in the outermost bins (Godau et al., arXiv 2412.08763).
+    The counted features are the backbone's, or their public projection. Value :math:`x_i` falls
+    in bin :math:`\lfloor b (x_i - l_i) / (u_i - l_i) \rfloor`, limited to :math:`0 \dots b-1`:
+    values outside the edges are counted in the outermost bins (Godau et al., arXiv 2412.08763).
 
     Parameters
     ----------
@@ -33,15 +33,22 @@ class BinCounter:
         upper = torch.tensor(spec.upper_array, dtype=self._dtype, device=device)  # [m]
         self._width = upper - self._lower  # [m]
         self._bins = spec.bins
-        self._start = torch.arange(spec.features, device=device) * spec.bins  # [m]
-        self._counts = torch.zeros(spec.features * spec.bins, dtype=torch.int64, device=device)
+        self._directions: torch.Tensor | None = None
+        if spec.projection is not None:
+            directions = torch.tensor(spec.projection.array, dtype=self._dtype, device=device)
+            self._directions = directions.T  # [features, m]
+        self._start = torch.arange(spec.width, device=device) * spec.bins  # [m]
+        self._counts = torch.zeros(spec.width * spec.bins, dtype=torch.int64, device=device)
         self._ones = torch.ones(1, dtype=torch.int64, device=device)
         self._finite = torch.ones((), dtype=torch.bool, device=device)
 
     def add(self, features: torch.Tensor) -> None:
-        """Count a batch of features, float ``[k, m]``; no values return to the host."""
-        self._finite &= torch.isfinite(features).all()
-        place = (features.to(self._dtype) - self._lower) / self._width * self._bins  # [k, m]
+        """Count a batch of the backbone's features ``[k, features]``; none returns to the host."""
+        values = features.to(self._dtype)
+        if self._directions is not None:
+            values = values @ self._directions  # [k, m]
+        self._finite &= torch.isfinite(values).all()
+        place = (values - self._lower) / self._width * self._bins  # [k, m]
         place = place.floor().clamp(0, self._bins - 1).nan_to_num(0).to(torch.int64)
         flat = (place + self._start).flatten()  # [k * m]
         self._counts.scatter_add_(0, flat, self._ones.expand_as(flat))

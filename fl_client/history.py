@@ -19,7 +19,7 @@ from fl_client.site import Site
 from protocol.errors import FedprintError, PolicyError
 from protocol.files import canonical_json, sha256_hex
 from protocol.spec import Spec
-from protocol.statement import utc_now
+from protocol.statement import Privacy, Release, utc_now
 
 NAME = "history.jsonl"
 NOT_RECORDED = "not-recorded"
@@ -62,11 +62,13 @@ class Entry(BaseModel):
     sha256 : str
         Digest of the file that left or was approved.
     images : int
-        Number of images behind it.
+        Number of images behind it: counted, where noise was added.
     patients : int or None
         Number of subjects, where the site knows them.
     policy : str
         Digest of the release policy.
+    privacy : Privacy or None
+        What the release that left or was approved states of noise and budget.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -83,6 +85,7 @@ class Entry(BaseModel):
     images: int
     patients: int | None
     policy: str
+    privacy: Privacy | None = None
 
 
 def make_entry(
@@ -95,8 +98,12 @@ def make_entry(
     arm: str = "",
     error: Exception | None = None,
     payload: bytes = b"",
+    terms: Release | None = None,
 ) -> Entry:
-    """Return the entry about one request of a site; `error` says why it was refused."""
+    """Return the entry about one request of a site.
+
+    `error` says why it was refused; `payload` and `terms` are of the release that left.
+    """
     return Entry(
         run=run[:_TEXT_LIMIT],
         arm=arm[:_TEXT_LIMIT],
@@ -106,9 +113,10 @@ def make_entry(
         message=str(error)[: 2 * _TEXT_LIMIT] if error else "",
         bytes=len(payload) if decision in DEPARTURES else 0,
         sha256=sha256_hex(payload) if payload else "",
-        images=len(site.images),
+        images=terms.images if terms else len(site.images),
         patients=site.patients,
         policy=policy.digest,
+        privacy=terms.privacy if terms else None,
     )
 
 
@@ -153,7 +161,7 @@ class History:
         """
         with must_be_written():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _append(self.path, canonical_json(entry.model_dump(mode="json")) + b"\n")
+            append_line(self.path, canonical_json(entry.model_dump(mode="json")) + b"\n")
 
     def add_once(self, entry: Entry) -> None:
         """Append an entry unless the last one of the same run, arm and spec says the same."""
@@ -196,15 +204,36 @@ def _verdict(entry: Entry) -> tuple[str, ...]:
     return entry.decision, entry.reason, entry.policy
 
 
-def _append(path: Path, line: bytes) -> None:
-    """Append in one write, so that the lines of two processes do not mix."""
+def append_line(path: Path, line: bytes) -> None:
+    """Append in one write, so that the lines of two processes do not mix, and wait for the disk.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written whole; nothing of it is left then.
+    """
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         size = os.fstat(handle).st_size
         cut_off = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
         data = b"\n" + line if cut_off else line
-        if os.write(handle, data) != len(data):
+        written = os.write(handle, data)
+        if written != len(data):
+            if os.fstat(handle).st_size == size + written:  # else somebody else wrote meanwhile
+                os.ftruncate(handle, size)
             raise OSError(28, "No space left on device", str(path))
         os.fsync(handle)
     finally:
         os.close(handle)
+    if size == 0:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a new file's name is on the disk too."""
+    if os.name == "posix":  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

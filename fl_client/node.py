@@ -20,10 +20,12 @@ from fl_client.site import Site, read_site, site_stamp
 from fl_client.site_file import SITE_FILE, read_site_file
 from fl_client.site_keys import open_signer
 from fl_client.site_settings import load_site_settings
+from protocol.enrolment import load_invitation
 from protocol.errors import ConfigError, DataError
-from protocol.keys import Signer, generate_key, is_uri, signer
+from protocol.keys import Signer, generate_key, is_uri, key_id, signer
 
 KEY_RECORD = "fedprint.key"
+INVITATION = "invitation.json"
 
 FindFolder = Callable[[Context], Path]
 
@@ -146,6 +148,23 @@ def site_recipient(context: Context) -> str:
     folder = Path(str(own)).expanduser()
     deployed = read_site_file(folder / SITE_FILE).site.superlink is not None
     return load_site_settings(folder).recipient if deployed else ""
+
+
+def site_coordinators(context: Context) -> set[str]:
+    """Return the ids of the keys that coordinators sign with, as the site was invited by them.
+
+    Empty where nobody was invited: in a simulation, or with an address and a certificate only.
+
+    Raises
+    ------
+    ConfigError
+        If the invitation cannot be used.
+    """
+    own = context.node_config.get("site")
+    path = Path(str(own)).expanduser() / INVITATION
+    if not own or not path.is_file():
+        return set()
+    return {key_id(pem) for pem in load_invitation(path).coordinators}
 
 
 def device_name(context: Context) -> str | None:

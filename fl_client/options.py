@@ -18,7 +18,7 @@ Workers = Annotated[int, typer.Option(min=0, help="Decoding threads; 0 = one a c
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the summary as JSON here.")]
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, what: str = "output folder", option: str = "--out") -> None:
     """Check that a folder can be written, before work is put into what goes there.
 
     Raises
@@ -31,5 +31,5 @@ def require_writable(folder: Path) -> None:
         (folder / ".fedprint-probe").unlink()
     except OSError as error:
         raise DataError(
-            f"output folder {folder} cannot be written ({error.strerror}): choose another --out"
+            f"{what} {folder} cannot be written ({error.strerror}): choose another {option}"
         ) from error

@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fl_client.contribution import counted_number
 from fl_client.site import Site
 from protocol.errors import ConfigError, PolicyError, one_line
 from protocol.files import canonical_json, sha256_hex
+from protocol.privacy import (
+    DELTA,
+    EPSILON,
+    LEAST_DELTA,
+    LEAST_EPSILON,
+    MOST_DELTA,
+    MOST_EPSILON,
+)
 from protocol.spec import Spec, list_specs
 
 AWAITING = "awaiting-approval"
@@ -40,6 +50,17 @@ class Policy(BaseModel):
         Digests of specs whose fingerprint goes without asking all the same.
     training : bool
         Whether the site takes part in training too; otherwise it gives fingerprints only.
+    release : {"private", "plain"}
+        The least protection that a fingerprint leaves with: noise always, or noise where the
+        coordinator asks for it.
+    epsilon, delta : float
+        Most that one private release spends; who asks for less noise gets this much all the same.
+    budget_epsilon : float
+        Most that all private releases of this site together spend, ever, at `delta`.
+    contribution_cap : int
+        Of each patient a private release counts so many images at most.
+    images_per_bin : int
+        Fewest images for each bin of a spec.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +73,12 @@ class Policy(BaseModel):
     automatic: bool = False
     approved: list[str] = []
     training: bool = True
+    release: Literal["private", "plain"] = "private"
+    epsilon: float = Field(default=EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
+    delta: float = Field(default=DELTA, ge=LEAST_DELTA, le=MOST_DELTA)
+    budget_epsilon: float = Field(default=8.0, ge=LEAST_EPSILON, le=MOST_EPSILON)
+    contribution_cap: int = Field(default=1, ge=1)
+    images_per_bin: int = Field(default=0, ge=0)
 
     def waits(self, spec: Spec) -> bool:
         """Tell whether a person must approve the fingerprint of a spec before it goes."""
@@ -63,9 +90,14 @@ class Policy(BaseModel):
         return sha256_hex(canonical_json(self.model_dump(mode="json")))
 
 
-def local_policy() -> Policy:
-    """Return the policy of commands that a person at the site starts: any spec, two images."""
-    return Policy(name="local commands", specs=["*"], min_images=2, automatic=True)
+def local_policy(**changes: Any) -> Policy:
+    """Return the policy of commands that a person at the site starts: any spec, two images.
+
+    It adds noise where it is asked for, as much as is asked for.
+    """
+    limits = {"epsilon": MOST_EPSILON, "budget_epsilon": MOST_EPSILON}
+    allowed = {"specs": ["*"], "min_images": 2, "automatic": True, "release": "plain"}
+    return Policy.model_validate({"name": "local commands", **allowed, **limits, **changes})
 
 
 def load_policy(path: Path | str) -> Policy:
@@ -96,8 +128,10 @@ def _fault(error: ValidationError) -> str:
     return f"unknown field {first['loc'][0]}: the fields are {', '.join(Policy.model_fields)}"
 
 
-def gate(policy: Policy, spec: Spec, site: Site, *, approved: bool = False) -> None:
-    """Let a plain release of a site's fingerprint pass, or refuse it; no image is opened.
+def gate(
+    policy: Policy, spec: Spec, site: Site, *, private: bool = False, approved: bool = False
+) -> None:
+    """Let a release of a site's fingerprint pass, or refuse it; no image is opened.
 
     Parameters
     ----------
@@ -107,17 +141,21 @@ def gate(policy: Policy, spec: Spec, site: Site, *, approved: bool = False) -> N
         What is asked for.
     site : Site
         The site.
+    private : bool
+        Whether noise is added to it; then the images that are counted are those that matter.
     approved : bool
         Whether a person approved it, so that only the rest of the policy is asked.
 
     Raises
     ------
     PolicyError
-        With reason ``spec-not-ready``, ``spec-not-allowed``, ``too-many-bins``,
-        ``too-few-images``, ``too-few-patients`` or, last of all, ``awaiting-approval``.
+        With reason ``spec-not-ready``, ``spec-not-allowed``, ``plain-not-allowed``,
+        ``draws-repeat``, ``too-many-bins``, ``too-few-images``, ``too-few-patients`` or, last of
+        all, ``awaiting-approval``.
     """
-    images = len(site.images)
+    images = counted_number(site, policy.contribution_cap) if private else len(site.images)
     patients = site.patients if site.patients is not None else images
+    has = "counts" if private else "has"
     allowed = "*" in policy.specs or spec.digest in _digests(policy)
     refusals = (
         (not spec.ready, "spec-not-ready", f"spec {spec.name} has no bin edges: calibrate it"),
@@ -127,14 +165,31 @@ def gate(policy: Policy, spec: Spec, site: Site, *, approved: bool = False) -> N
             f"spec {spec.name} is not allowed: add it to specs to allow it",
         ),
         (
+            policy.release == "private" and not private,
+            "plain-not-allowed",
+            'a fingerprint without noise may not leave: release = "plain" would permit it',
+        ),
+        (
+            private and spec.sampling.rule != "each-once",
+            "draws-repeat",
+            f"spec {spec.name} draws images repeatedly, a private release counts each once: "
+            "take lite0-private",
+        ),
+        (
             policy.max_bins is not None and spec.bins > policy.max_bins,
             "too-many-bins",
             f"spec {spec.name} has {spec.bins} bins, at most {policy.max_bins} are allowed",
         ),
         (
+            images < policy.images_per_bin * spec.bins,
+            "too-many-bins",
+            f"spec {spec.name} has {spec.bins} bins, at least {policy.images_per_bin} images a "
+            f"bin are needed, and site {site.name} {has} {images}",
+        ),
+        (
             images < policy.min_images,
             "too-few-images",
-            f"site {site.name} has {images} images, at least {policy.min_images} are needed",
+            f"site {site.name} {has} {images} images, at least {policy.min_images} are needed",
         ),
         (
             patients < policy.min_patients,

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pydantic import BaseModel
 
 from fl_client.approval import Desk
+from fl_client.privacy_words import PLAIN as PLAIN
+from fl_client.privacy_words import in_words
 from fl_client.requests import Request
 from protocol.files import sha256_hex
 from protocol.fingerprint import pack
@@ -15,11 +17,6 @@ from protocol.spec import Spec, list_specs
 from protocol.statement import Privacy
 from protocol.taskcard import TaskCard
 
-PLAIN = (
-    "plain: no noise is added. A plain histogram is not anonymous: no image can be seen in it, but "
-    "whoever knows an image well enough to compute its features can test whether that image is "
-    "among these, and with 1,000 images or fewer such a test was right nearly every time."
-)
 READERS = "everybody who can read the coordinator's run folder"
 
 
@@ -85,6 +82,7 @@ class Summary(BaseModel):
     images: int
     patients: int | None
     task_card: TaskCard
+    contribution_cap: int = 0
     privacy: Privacy
     privacy_in_words: str = PLAIN
     policy: PolicySummary
@@ -96,7 +94,7 @@ class Summary(BaseModel):
 def summarise(desk: Desk, request: Request, payload: bytes) -> Summary:
     """Return the summary of one request's preview."""
     gate, settings, asked = desk.gate, desk.settings, request.times > 0
-    terms, run = desk.terms(request.spec), printable(request.run)
+    terms, run = desk.terms(request), printable(request.run)
     return Summary(
         site=gate.site.name,
         request=RequestSummary(
@@ -111,13 +109,15 @@ def summarise(desk: Desk, request: Request, payload: bytes) -> Summary:
             sha256=sha256_hex(payload),
             bytes=len(payload),
             packed=len(pack(payload)),
-            features=request.spec.features,
+            features=request.spec.width,
             bins=request.spec.bins,
         ),
         images=terms.images,
         patients=terms.patients,
         task_card=terms.task_card,
+        contribution_cap=terms.contribution_cap,
         privacy=terms.privacy,
+        privacy_in_words=in_words(terms, gate.policy),
         policy=PolicySummary(
             name=gate.policy.name,
             digest=gate.policy.digest,
@@ -149,7 +149,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         "computed by": f"{spec.backbone}, weights {spec.weights}, sampling {spec.sampling}",
         "counts": f"{payload.features} features x {payload.bins} bins",
         "bytes": f"{payload.bytes}, packed {payload.packed}, SHA-256 {payload.sha256}",
-        "images": str(summary.images),
+        "images": f"{summary.images}{_capped(summary)}",
         "patients": str(patients),
         "task card": f"name {card.name}, modality {card.modality or 'not said'}, anatomy "
         f"{card.anatomy or 'not said'}, keywords {', '.join(card.keywords) or 'none'}, objective "
@@ -164,9 +164,21 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         "vouched for": f"by the authority with the certificate of SHA-256 "
         f"{summary.receiver.authority}",
         "training": "approving this also lets the site train with its group: "
-        f"{'yes' if summary.policy.training else 'no'} (policy: training)",
+        f"{'yes' if summary.policy.training else 'no'} (policy: training)"
+        + ("; the model's updates carry no noise" if _trains_private(summary) else ""),
     }
     return [(name, printable(text)) for name, text in lines.items()]
+
+
+def _capped(summary: Summary) -> str:
+    most = summary.contribution_cap
+    if not most or summary.patients is None:
+        return ""
+    return f", at most {most} of each patient, are counted"
+
+
+def _trains_private(summary: Summary) -> bool:
+    return summary.policy.training and summary.privacy.mode == "private"
 
 
 def _minute(time: datetime | None) -> str:
@@ -180,7 +192,7 @@ def _spec(spec: Spec) -> SpecSummary:
         shipped=any(spec.digest == shipped.digest for shipped in list_specs()),
         backbone=spec.backbone,
         weights=spec.weights.source,
-        features=spec.features,
+        features=spec.width,
         bins=spec.bins,
         sampling=spec.sampling.rule,
     )

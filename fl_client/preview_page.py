@@ -47,7 +47,7 @@ def render_preview(summary: Summary, spec: Spec, payload: bytes) -> str:
     payload : bytes
         The safetensors file that would leave.
     """
-    counts = counts_from_bytes(payload, (spec.features, spec.bins))
+    counts = counts_from_bytes(payload, (spec.width, spec.bins))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

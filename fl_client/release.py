@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_client.contribution import cap_of, counted_number
 from fl_client.policy import Policy, gate
 from fl_client.site import Site
 from protocol.envelope import sign
@@ -17,6 +18,7 @@ from protocol.statement import (
     BINDING_VALIDITY,
     RELEASE_VALIDITY,
     Binding,
+    Privacy,
     Release,
     binding_statement,
     release_statement,
@@ -24,15 +26,18 @@ from protocol.statement import (
 )
 
 
-def describe(site: Site, spec: Spec, policy: Policy) -> Release:
-    """Return what a plain release of a site, made now, says of itself."""
-    now = utc_now()
+def describe(site: Site, spec: Spec, policy: Policy, privacy: Privacy | None = None) -> Release:
+    """Return what a release of a site, made now, says of itself; plain without `privacy`."""
+    now, privacy = utc_now(), privacy or Privacy()
+    cap = cap_of(site, policy.contribution_cap) if privacy.mode == "private" else 0
     return Release(
         site=site.name,
         spec_digest=spec.digest,
         spec_name=spec.name,
-        images=len(site.images),
+        images=counted_number(site, cap) if cap else len(site.images),
         patients=site.patients,
+        contribution_cap=cap,
+        privacy=privacy,
         policy_digest=policy.digest,
         task_card=site.card,
         issued=now,
@@ -41,8 +46,18 @@ def describe(site: Site, spec: Spec, policy: Policy) -> Release:
 
 
 def same_terms(one: Release, other: Release) -> bool:
-    """Tell whether two releases say the same, whenever they were issued."""
-    return one.model_copy(update={"issued": other.issued, "expires": other.expires}) == other
+    """Tell whether two releases say the same, whenever they were issued.
+
+    The state of the site's ledger is of that moment too: what another release spent meanwhile
+    changes nothing in this one.
+    """
+    now = {"spent_rho": other.privacy.spent_rho, "ledger": other.privacy.ledger}
+    changes = {
+        "issued": other.issued,
+        "expires": other.expires,
+        "privacy": one.privacy.model_copy(update=now),
+    }
+    return one.model_copy(update=changes) == other
 
 
 def make_release(
@@ -90,17 +105,28 @@ def sign_release(
     signer: Signer,
     policy: Policy,
     *,
+    privacy: Privacy | None = None,
     approved: bool = False,
 ) -> bytes:
-    """Sign the release of exactly these bytes; `approved` says that a person at the site did.
+    """Sign the release of exactly these bytes.
+
+    Parameters
+    ----------
+    site, payload, spec, signer, policy
+        See `make_release`.
+    privacy : Privacy or None
+        What noise the bytes hold; none by default, which only a policy of plain releases allows.
+    approved : bool
+        Whether a person at the site approved exactly these bytes.
 
     Raises
     ------
     PolicyError
         If the policy refuses.
     """
-    gate(policy, spec, site, approved=approved)
-    return sign(release_statement(payload, describe(site, spec, policy)), signer)
+    private = privacy is not None and privacy.mode == "private"
+    gate(policy, spec, site, private=private, approved=approved)
+    return sign(release_statement(payload, describe(site, spec, policy, privacy)), signer)
 
 
 def make_binding(site: str, release: bytes, run: str, nonce: str, signer: Signer) -> bytes:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fl_client.data_digest import known_digest
-from fl_client.release import same_terms
+from fl_client.policy import Policy
+from fl_client.release import describe, same_terms
 from fl_client.site import Site
 from protocol.envelope import open_envelope, parse_statement
 from protocol.errors import FedprintError, UnknownKey
@@ -32,16 +33,15 @@ _BOUND_TO = "kept.json"
 
 
 class Kept(NamedTuple):
-    """A release as it was let go: the safetensors bytes, the envelope, and its term."""
+    """A release as it was let go: the safetensors bytes, the envelope, and what it says."""
 
     payload: bytes
     envelope: bytes
-    issued: datetime
-    expires: datetime
+    terms: Release
 
     def holds(self, now: datetime, left: timedelta = timedelta(0)) -> bool:
         """Tell whether it is valid now and for so long."""
-        return self.issued <= now and now + left < self.expires
+        return self.terms.issued <= now and now + left < self.terms.expires
 
 
 class Releases:
@@ -55,9 +55,9 @@ class Releases:
         return self.root / spec.digest[:32]
 
     def find(
-        self, site: Site, spec: Spec, terms: Release, signer: Signer, recipient: str = ""
+        self, site: Site, spec: Spec, policy: Policy, signer: Signer, recipient: str = ""
     ) -> Kept | None:
-        """Return the kept release that fits, expired or not.
+        """Return the kept release that fits, expired or not, with whatever noise it has.
 
         Parameters
         ----------
@@ -65,8 +65,8 @@ class Releases:
             Whose release; its images must be those of the release.
         spec : Spec
             What it must have been made by.
-        terms : Release
-            What it must say: name, card, numbers and policy (see `fl_client.release.describe`).
+        policy : Policy
+            Under which it must have been released, with the site's name, card and numbers of now.
         signer : Signer
             Whose signature it must bear.
         recipient : str
@@ -89,10 +89,11 @@ class Releases:
         said = statement.predicate
         fits = (
             statement.subject[0].digest.sha256 == sha256_hex(payload)
-            and same_terms(said, terms)
-            and bound == _bound(envelope, known_digest(site), recipient)
+            and same_terms(said, describe(site, spec, policy, said.privacy))
+            and isinstance(bound, dict)
+            and {**bound, "line": ""} == _bound(envelope, known_digest(site), recipient)
         )
-        return Kept(payload, envelope, said.issued, said.expires) if fits else None
+        return Kept(payload, envelope, said) if fits else None
 
     def keep(
         self,
@@ -102,12 +103,14 @@ class Releases:
         envelope: bytes,
         data: str,
         recipient: str = "",
+        line: str = "",
     ) -> None:
         """Keep a release, the digest of its data and its recipient, instead of an earlier one.
 
+        `line` is the digest of the ledger's line that paid for the noise in it, if there is any.
         What ties the parts together is written last: half of a release counts as none.
         """
-        folder, bound = self.folder(spec), _bound(envelope, data, recipient)
+        folder, bound = self.folder(spec), _bound(envelope, data, recipient, line)
         self.drop(spec)
         atomic_write(folder / "spec.json", spec.model_dump_json() + "\n")
         atomic_write(folder / f"{site.name}.safetensors", payload, mode=0o600)
@@ -120,8 +123,8 @@ class Releases:
             shutil.rmtree(self.folder(spec))
 
 
-def _bound(envelope: bytes, data: str, recipient: str) -> dict[str, str]:
-    return {"release": sha256_hex(envelope), "data": data, "recipient": recipient}
+def _bound(envelope: bytes, data: str, recipient: str, line: str = "") -> dict[str, str]:
+    return {"release": sha256_hex(envelope), "data": data, "recipient": recipient, "line": line}
 
 
 def _own(key_id: str, signer: Signer) -> SSlibKey:

@@ -13,6 +13,7 @@ from fl_client.release import same_terms
 from fl_client.site import Site
 from protocol.errors import DataError, PolicyError
 from protocol.files import atomic_json, atomic_write, sha256_hex
+from protocol.privacy import AskedTerms
 from protocol.spec import Spec
 from protocol.statement import Release, utc_now
 
@@ -40,6 +41,8 @@ class Request(BaseModel):
         How often; 0 when a person looks at it before anybody has asked.
     denied : datetime or None
         When a person at the site turned it down.
+    terms : AskedTerms
+        What was asked of it last.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,6 +53,7 @@ class Request(BaseModel):
     last_asked: datetime
     times: int = 0
     denied: datetime | None = None
+    terms: AskedTerms = AskedTerms()
 
 
 class Preview(BaseModel):
@@ -73,8 +77,8 @@ class Requests:
         """Return where the request for a spec is kept."""
         return self.root / spec.digest[:32]
 
-    def note(self, spec: Spec, run: str) -> Request:
-        """Write down that a run asks for a spec.
+    def note(self, spec: Spec, run: str, terms: AskedTerms | None = None) -> Request:
+        """Write down that a run asks for a spec, and under which terms where it says so.
 
         Raises
         ------
@@ -89,7 +93,12 @@ class Requests:
                     "too-many-requests",
                 )
             before = Request(spec=spec, first_asked=now, last_asked=now)
-        changes = {"run": run[:200], "last_asked": now, "times": before.times + 1}
+        changes = {
+            "run": run[:200],
+            "last_asked": now,
+            "times": before.times + 1,
+            "terms": terms or before.terms,
+        }
         return self._write(before.model_copy(update=changes))
 
     def find(self, spec: Spec) -> Request | None:
@@ -158,15 +167,20 @@ class Requests:
             return None
         same = preview.sha256 == sha256_hex(payload) and same_terms(preview.terms, terms)
         if not same or (preview.data, preview.recipient) != (known_digest(site), recipient):
-            raise DataError(
-                f"the images, card, policy or coordinator of site {site.name} changed since the "
-                "preview: look at it again with fedprint site preview"
-            )
+            raise changed_since_preview(site)
         return payload, preview.data
 
     def _write(self, request: Request) -> Request:
         atomic_json(self.folder(request.spec) / _ASKED, request)
         return request
+
+
+def changed_since_preview(site: Site) -> DataError:
+    """Return the error about an approval of what is no longer what would leave."""
+    return DataError(
+        f"the images, card, policy or coordinator of site {site.name} changed since the "
+        "preview: look at it again with fedprint site preview"
+    )
 
 
 def _read(path: Path) -> Request | None:

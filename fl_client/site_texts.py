@@ -9,7 +9,7 @@ from typing import Any
 
 from fl_client.site_file import DataTable, SiteTable, TaskTable
 
-SPEC = "lite0-100"
+SPEC = "lite0-private"
 
 _NOTE = 44  # column of the comments
 _POLICY = """\
@@ -23,11 +23,34 @@ name = {quoted}
 specs = [{spec}]
 
 # Fewest images, and fewest patients; a site without subject ids counts its images as patients.
-min_images = 10
+# Of a private release these are the images that are counted, see contribution_cap.
+min_images = 20
 min_patients = 1
+
+# Fewest images for each bin of the spec: with fewer, noise would hide what the counts say.
+images_per_bin = 10
 
 # Most bins that a fingerprint may have a feature.
 max_bins = 1000
+
+# "private": noise is added to every fingerprint that leaves (differential privacy), whatever the
+#            coordinator asks for. Where it asks for more noise than this policy, it gets more.
+# "plain":   exact counts leave when the coordinator asks for them. Whoever knows an image can tell
+#            from exact counts whether it is among them.
+release = "private"
+
+# Most that one private fingerprint spends of the patients' privacy: epsilon, at this delta. With
+# epsilon = 2 the best test whether a known patient is among them is right 60 times in 100.
+epsilon = 2.0
+delta = 1e-5
+
+# Most that all private fingerprints of this site spend together, ever. What was released once is
+# sent again as it is, and spends nothing: only other images, another spec or more noise do.
+# `fedprint site ledger` shows what is spent. The ledger lies in the state folder: never delete it.
+budget_epsilon = 8.0
+
+# A private fingerprint counts so many images of each patient at most; more need more noise.
+contribution_cap = 1
 
 # false: each fingerprint waits until a person has looked at it (`fedprint site preview`) and
 #        let it go (`fedprint site approve`).

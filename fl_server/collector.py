@@ -12,6 +12,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fl_server.asking import POLL_SECONDS, Problem, arrived, content_of, push
+from fl_server.privacy import require_terms
 from fl_server.progress import Progress
 from fl_server.received import Received, Release
 from fl_server.roster import Roster
@@ -110,6 +111,8 @@ class Collector:
         self._outcome.store = self._roster.store
         fresh = {node: s for node, s in arrivals.items() if not self._is_known(node, s)}
         self._sites |= fresh
+        if fresh:
+            self._outcome.log.trusted(self._roster.store)
         if fresh and self._progress is not None:
             before = {node for node, _ in self._pending.values()} | self._again.keys()
             waiting = [self._sites[node] for node in sorted(before)]
@@ -128,7 +131,7 @@ class Collector:
         outcome = self._outcome
         messages = [
             Message(
-                release_request(outcome.run, nonce, outcome.spec),
+                release_request(outcome.run, nonce, outcome.spec, outcome.terms),
                 dst_node_id=node,
                 message_type=f"{MessageType.QUERY}.fingerprint",
             )
@@ -139,6 +142,8 @@ class Collector:
         if not messages:
             return
         nonce_of = dict(zip(nodes, nonces, strict=True))
+        for node in nonce_of.keys() - self._awaiting:  # those are asked every few seconds
+            outcome.log.requested(self._sites[node], nonce_of[node])
         sent = push(self._grid, messages)
         self._pending |= {number: (node, nonce_of[node]) for number, node in sent.items()}
         for node in nonce_of.keys() - set(sent.values()):
@@ -155,16 +160,22 @@ class Collector:
                 if may_wait and getattr(error, "reason", "") == AWAITING:
                     self._wait_for(site, node)
                 else:
-                    self._awaiting.discard(node)
+                    self._awaits_no_more(node, nonce)
                     self._lose(site, error)
             else:
-                self._awaiting.discard(node)
+                self._awaits_no_more(node, nonce)
                 self._keep(site, release, nonce)
+
+    def _awaits_no_more(self, node: int, nonce: str) -> None:
+        if node in self._awaiting:
+            self._awaiting.discard(node)
+            self._outcome.log.requested(self._sites[node], nonce)
 
     def _wait_for(self, site: str, node: int) -> None:
         if node not in self._awaiting:
             log.info("%s awaits approval by a person at the site", site)
             self._awaiting.add(node)
+            self._outcome.log.add_once(AWAITING, site=site)
             if self._progress is not None:
                 left = self._approval_ends - time.monotonic()
                 self._progress.awaits_approval(site, max(left, 0.0))
@@ -185,12 +196,14 @@ class Collector:
             nonce=nonce,
             now=utc_now(),
         )
+        require_terms(verified, outcome.terms)
         return Release(node, verified, reply.payload, reply.release, reply.binding)
 
     def _keep(self, site: str, release: Release, nonce: str) -> None:
         self._outcome.releases[site] = release
         if self._received is not None:
             self._received.keep(site, release, nonce)
+        self._outcome.log.released(site, release.digests)
         if self._progress is not None:
             self._progress.done(site, f"{len(release.payload)} bytes verified")
         done = self._asked - len(self._pending) - len(self._again)

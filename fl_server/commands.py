@@ -5,12 +5,13 @@ Heavy imports happen inside the functions, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fl_server import server_commands
+from fl_server import server_commands, verify_commands
 from fl_server.tables import show_table
 from protocol.files import atomic_json, atomic_write
 
@@ -26,6 +27,19 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run folder if it holds an earlier run.")
 ]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON here.")]
+
+
+class Alike(StrEnum):
+    """What makes sites alike."""
+
+    TASK = "task"
+    DATA = "data"
+
+
+Groups = Annotated[
+    Alike,
+    typer.Option("--groups", help="What makes sites alike: the task, whatever the images' look."),
+]
 MeasureName = Annotated[str, typer.Option(help="Distance between tasks.")]
 
 
@@ -36,11 +50,13 @@ def register(app: typer.Typer) -> None:
         "deployment-demo", epilog="Example: fedprint deployment-demo --out runs/deployment"
     )(deployment_demo)
     app.command(epilog="Example: fedprint simulate hospitals/ --out runs/first")(simulate)
+    app.command(epilog="Example: fedprint exchange hospitals/ --out runs/exchange")(exchange)
     app.command(epilog="Example: fedprint distances runs/demo --measure bkld-small-target")(
         distances
     )
     app.command(epilog="Example: fedprint groups runs/demo --out groups.json")(groups)
     app.command(epilog="Example: fedprint report runs/demo")(report)
+    verify_commands.register(app)
     server_commands.register(app)
 
 
@@ -94,6 +110,35 @@ def simulate(
     run_simulation(sites_dir, out, run_config, port=port, verbose=verbose, overwrite=overwrite)
 
 
+def exchange(
+    sites_dir: Annotated[Path, typer.Argument(help="Folder of site folders.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    epsilon: Annotated[float, typer.Option(help="Most that one release may reveal.")] = 2.0,
+    delta: Annotated[float, typer.Option(help="At which epsilon holds.")] = 1e-5,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Ask for fingerprints as counted.")
+    ] = False,
+    groups: Groups = Alike.TASK,
+    run_config: RunConfig = "",
+    port: Port = 0,
+    verbose: Verbose = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Exchange fingerprints and group the sites, with noise added at each site and no training."""
+    from fl_server.simulation import run_simulation
+
+    asked = {
+        "mode": "exchange",
+        "release": "plain" if plain else "private",
+        "epsilon": epsilon,
+        "delta": delta,
+        "groups": groups.value,
+    }
+    run_simulation(
+        *(sites_dir, out, run_config), port=port, verbose=verbose, overwrite=overwrite, asked=asked
+    )
+
+
 def distances(
     folder: Annotated[Path, typer.Argument(help="Run folder, or a folder of fingerprints.")],
     measure: MeasureName = "bkld-large-unweighted",
@@ -131,6 +176,7 @@ def groups(
     min_size: Annotated[int, typer.Option(min=1, help="Smallest group.")] = 1,
     max_size: Annotated[int, typer.Option(min=0, help="Largest group; 0 is no limit.")] = 0,
     partners: Annotated[int, typer.Option(min=1, help="Co-training partners a site.")] = 3,
+    alike: Groups = Alike.TASK,
     json_out: JsonOut = None,
 ) -> None:
     """Group the sites of a folder by their fingerprints alone, and name each one's partners."""
@@ -144,6 +190,7 @@ def groups(
         min_size=min_size,
         max_size=max_size,
         partners=partners,
+        truth=alike.value,
     )
     for target in (out, json_out):
         if target is not None:
@@ -165,8 +212,14 @@ def groups(
 
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML to write instead, which leaves the run as it is.")
+    ] = None,
 ) -> None:
-    """Write the run folder's report.html, self-contained."""
-    from fl_server.report import write_report
+    """Write the run folder's report.html, self-contained, and enter it in the run's log."""
+    from fl_server.closing import report_again
+    from fl_server.report import page_of
 
-    typer.echo(f"report: {write_report(run)}")
+    if out is not None:
+        atomic_write(out, page_of(run))
+    typer.echo(f"report: {out or report_again(run)}")

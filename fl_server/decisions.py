@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_server.settings import RunSettings
+from protocol.errors import FedprintError
 from protocol.fingerprint import Fingerprint
 from protocol.runfiles import GroupEntry, GroupsFile, NeighbourEntry, PartnerEntry, SiteGroupEntry
 from protocol.spec import Spec
 from strategies.grouping import GroupingOptions, group
 from strategies.measures import get
+from strategies.suspicion import Suspicion, suspicions
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Distances (row = source, column = target) and the groups, for `names` in order."""
+    """Distances (row = source, column = target) and the groups, for `names` in order.
+
+    `suspicions` are about all fingerprints, also of the sites that were `left_out` for them.
+    """
 
     names: list[str]
     distances: NDArray[np.float64]
     groups: GroupsFile
+    suspicions: list[Suspicion] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def decide(
@@ -32,6 +41,8 @@ def decide(
     min_size: int = 1,
     max_size: int = 0,
     partners: int = 3,
+    truth: Literal["task", "data"] = "task",
+    suspects: Literal["warn", "leave-out"] = "warn",
 ) -> Decision:
     """Decide who trains with whom, from fingerprints alone.
 
@@ -51,17 +62,34 @@ def decide(
         Bounds on the size of a group; a maximum of 0 is none.
     partners : int
         Co-training partners to name for each site.
+    truth : {"task", "data"}
+        What makes sites alike, see `strategies.grouping.GroupingOptions`.
+    suspects : {"warn", "leave-out"}
+        Whether fingerprints that certainly are not honest are grouped with a warning, or not.
+
+    Raises
+    ------
+    FedprintError
+        If nobody is left to be grouped.
     """
-    ordered = sorted(fingerprints, key=lambda fingerprint: fingerprint.site)
+    found = suspicions(sorted(fingerprints, key=lambda f: f.site), spec)
+    certain = {s.site for s in found if s.certain} if suspects == "leave-out" else set()
+    ordered = sorted(
+        (f for f in fingerprints if f.site not in certain), key=lambda fingerprint: fingerprint.site
+    )
+    if not ordered:
+        raise FedprintError(f"no fingerprint is left to group; first problem: {found[0].message}")
     names = [fingerprint.site for fingerprint in ordered]
     distances = get(measure).matrix(ordered, ordered, spec)  # [k, k]
-    options = GroupingOptions(min_size=min_size, max_size=max_size or None, partners=partners)
-    found = group(ordered, spec, options)
+    options = GroupingOptions(
+        min_size=min_size, max_size=max_size or None, partners=partners, truth=truth
+    )
+    grouping = group(ordered, spec, options)
     return Decision(
         names,
         distances,
         GroupsFile(
-            groups=[GroupEntry(name=g.name, sites=list(g.sites)) for g in found.groups],
+            groups=[GroupEntry(name=g.name, sites=list(g.sites)) for g in grouping.groups],
             sites={
                 site: SiteGroupEntry(
                     reason=why.reason,
@@ -72,8 +100,27 @@ def decide(
                         PartnerEntry(site=p.site, distance=p.distance, percentile=p.percentile)
                         for p in why.partners
                     ],
+                    certain=why.certain,
+                    confidence=why.confidence,
+                    warnings=[s.message for s in found if s.site == site],
                 )
-                for site, why in found.sites.items()
+                for site, why in grouping.sites.items()
             },
         ),
+        found,
+        sorted(certain),
+    )
+
+
+def decide_as(settings: RunSettings, fingerprints: Sequence[Fingerprint], spec: Spec) -> Decision:
+    """Decide as a run with these settings does."""
+    return decide(
+        fingerprints,
+        spec,
+        measure=settings.measure,
+        min_size=settings.min_group_size,
+        max_size=settings.max_group_size,
+        partners=settings.partners,
+        truth=settings.groups,
+        suspects=settings.suspects,
     )

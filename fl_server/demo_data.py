@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,12 @@ SITES: tuple[SitePlan, ...] = (
 )
 """The sites of the demonstration, unequal in size."""
 
+PRIVATE_SITES: tuple[SitePlan, ...] = (
+    *_same("digits", "handwritten digits", tuple("01234"), 200, 120),
+    *_same("texture", "textures", _TEXTURE, 260, 240),
+)
+"""Sites with patients enough for private releases: of each patient one image is counted."""
+
 _CARDS: dict[str, dict[str, object]] = {
     "brain tissue": {"modality": "MRI", "anatomy": "brain", "keywords": ["T1", "tissue"]},
     "slice plane": {"modality": "MRI", "anatomy": "brain", "keywords": ["T1", "orientation"]},
@@ -83,7 +89,7 @@ _CARDS: dict[str, dict[str, object]] = {
 }
 
 
-def write_demo_sites(out: Path, seed: int = 0, names: Collection[str] | None = None) -> list[Path]:
+def write_demo_sites(out: Path, seed: int = 0, sites: Sequence[SitePlan] = SITES) -> list[Path]:
     """Write the demonstration's site folders.
 
     Every folder holds PNG images, ``labels.csv`` (path, label, subject_id, split) and
@@ -96,31 +102,29 @@ def write_demo_sites(out: Path, seed: int = 0, names: Collection[str] | None = N
         Folder to write into; made when missing.
     seed : int
         Seed of every draw.
-    names : collection of str or None
-        Sites to write, with the images that they have among all; by default every one.
+    sites : sequence of SitePlan
+        What to write.
 
     Returns
     -------
     list of Path
-        The site folders, in the order of `SITES`.
+        The site folders, in the order of `sites`.
 
     Raises
     ------
     FedprintError
         A package that ships the images is missing.
     """
-    wanted = [plan for plan in SITES if names is None or plan.name in names]
     folders: dict[str, Path] = {}
     for index, (data, draw) in enumerate(TASKS.items()):
-        if all(plan.data != data for plan in wanted):
+        plans = [plan for plan in sites if plan.data == data]
+        if not plans:
             continue
         rng = np.random.default_rng([seed, index])
         pool = draw(rng)
-        plans = [plan for plan in SITES if plan.data == data]
         for plan, rows in zip(plans, deal(pool, plans, rng), strict=True):
-            if plan in wanted:
-                folders[plan.name] = _write_site(out / plan.name, plan, pool, rows)
-    return [folders[plan.name] for plan in wanted]
+            folders[plan.name] = _write_site(out / plan.name, plan, pool, rows)
+    return [folders[plan.name] for plan in sites]
 
 
 Rows = dict[str, NDArray[np.int64]]  # indices into a pool, by split

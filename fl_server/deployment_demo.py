@@ -1,7 +1,8 @@
 """The main job over a real deployment on this machine: SuperLink, SuperNodes, TLS, people.
 
-Four sites of two tasks, each a SuperNode of its own with keys and a release policy; three release
-by themselves, at one a person looks first. Everything is stopped at the end.
+Four sites of two tasks, each a SuperNode of its own with keys and a release policy; all of them add
+noise to what they release, three by themselves, at one a person looks first. Everything is stopped
+at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fl_server.demo_data import write_demo_sites
+from fl_server.demo_data import PRIVATE_SITES, write_demo_sites
 from fl_server.deployment import Deployment
 from fl_server.engine import TERMINATED
 from fl_server.local_site import LocalSite
@@ -20,7 +21,7 @@ from fl_server.processes import handling, require_psutil
 from fl_server.simulation import check_settings, parse_run_config, prepare_run_folder
 from protocol.errors import ConfigError
 
-SITES = ("plane-1", "plane-2", "texture-1", "texture-2")
+SITES = PRIVATE_SITES
 APPROVES_FIRST = "texture-2"
 SETTINGS = {"rounds": 3, "arms": "alone,grouped", "timeout": 300.0, "await-approval": 180.0}
 
@@ -66,7 +67,7 @@ def run_deployment_demo(
     check_settings(values)
     _clear(out / DEPLOYMENT)
     prepare_run_folder(out, overwrite=True)
-    folders = write_demo_sites(out / IMAGES, seed=seed, names=SITES)
+    folders = write_demo_sites(out / IMAGES, seed=seed, sites=SITES)
     stop = {signal.SIGTERM: lambda *_: sys.exit(TERMINATED)}  # as Ctrl-C: end all, then go
     with handling(stop), Deployment(out / DEPLOYMENT) as deployment:
         show(f"coordinator: {deployment.coordinator}, SuperLink on {deployment.address} with TLS")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from flwr.serverapp import Grid
@@ -17,9 +18,11 @@ from fl_server.collector import Collector
 from fl_server.progress import Progress
 from fl_server.received import Received, Release
 from fl_server.roster import EnrolledRoster, RollCall, Roster
+from fl_server.runlog import RunLog
 from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
 from protocol.keys import Signer, generate_key, signer
+from protocol.privacy import AskedTerms
 from protocol.runfiles import LeftOut
 from protocol.spec import Spec
 from protocol.trust import TrustStore
@@ -28,7 +31,7 @@ from strategies.grouping import Group
 if TYPE_CHECKING:
     from fl_server.coordinator import Coordinator
 
-__all__ = ["Exchange", "Release", "ask", "exchange_fingerprints", "exchange_newcomers"]
+__all__ = ["Begun", "Exchange", "Release", "ask", "exchange_fingerprints", "exchange_newcomers"]
 
 
 @dataclass
@@ -53,6 +56,10 @@ class Exchange:
         Wall time of each phase.
     signed_store : bytes
         The trust store as its coordinators signed it; empty in simulation.
+    terms : AskedTerms
+        What sites are asked to release under.
+    log : RunLog
+        The transparency log so far.
     """
 
     run: str
@@ -63,6 +70,8 @@ class Exchange:
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     signed_store: bytes = b""
+    terms: AskedTerms = field(default_factory=AskedTerms)
+    log: RunLog = field(default_factory=RunLog)
 
     @property
     def nodes(self) -> dict[str, int]:
@@ -83,6 +92,15 @@ class Exchange:
         """Note that a site does not take part; the last reason counts."""
         reason = str(getattr(error, "reason", "error"))
         self.left_out.append(LeftOut(site=site, reason=reason, message=str(error)))
+        self.log.left_out(self.left_out[-1])
+
+    def enter(self, at: datetime | None = None) -> None:
+        """Enter in the log what it does not say yet: keys, releases, and who was left out."""
+        self.log.trusted(self.store, at)
+        for site, release in self.releases.items():
+            self.log.released(site, release.digests, at)
+        for gone in self.left_out:
+            self.log.left_out(gone, at)
 
 
 @dataclass(frozen=True)
@@ -108,6 +126,25 @@ class Patience:
     approval: float = 0.0
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What a run has before its exchange.
+
+    Attributes
+    ----------
+    terms : AskedTerms
+        What sites are asked to release under.
+    log : RunLog
+        Its transparency log so far.
+    signer : Signer or None
+        Signs for a run without a coordinator's folder; None makes a key.
+    """
+
+    terms: AskedTerms = field(default_factory=AskedTerms)
+    log: RunLog = field(default_factory=RunLog)
+    signer: Signer | None = None
+
+
 def exchange_fingerprints(
     grid: Grid,
     spec: Spec,
@@ -119,6 +156,7 @@ def exchange_fingerprints(
     patience: Patience | None = None,
     received: Received | None = None,
     progress: Progress | None = None,
+    begun: Begun | None = None,
 ) -> Exchange:
     """Ask every connected site for a signed fingerprint and verify what comes back.
 
@@ -142,6 +180,8 @@ def exchange_fingerprints(
         Where verified releases are kept; those that lie there are not asked for again.
     progress : Progress, optional
         Told who is awaited, done or lost.
+    begun : Begun, optional
+        Terms, log and key of the run; plain releases, and a log and a key of its own without.
 
     Returns
     -------
@@ -157,7 +197,8 @@ def exchange_fingerprints(
     """
     spec.require_ready()
     patience = patience or Patience(min_sites, min_sites, timeout, timeout)
-    outcome, roster = _begin(grid, spec, run, coordinator)
+    outcome, roster = _begin(grid, spec, run, coordinator, begun or Begun())
+    outcome.log.asked(spec, outcome.terms)
     if received is not None:
         outcome.releases = received.recall(outcome.store, spec, run)
     started = time.monotonic()
@@ -191,7 +232,7 @@ def exchange_newcomers(
     Sites that were left out before are asked again, but for those to `skip`; who fails (again)
     stays or gets in `left_out`.
     """
-    later = Exchange(outcome.run, outcome.spec, outcome.store, outcome.signer)
+    later = replace(outcome, left_out=[], seconds={})
     recalled = received.recall(outcome.store, outcome.spec, outcome.run) if received else {}
     later.releases = {**recalled, **outcome.releases}
     roster = EnrolledRoster(grid, outcome.store, later.leave_out)
@@ -206,18 +247,24 @@ def exchange_newcomers(
 
 
 def _begin(
-    grid: Grid, spec: Spec, run: str, coordinator: Coordinator | None
+    grid: Grid, spec: Spec, run: str, coordinator: Coordinator | None, begun: Begun
 ) -> tuple[Exchange, Roster]:
+    terms, entries = begun.terms, begun.log
     if coordinator is not None:
-        outcome = Exchange(run, spec, coordinator.store, coordinator.signer)
-        outcome.signed_store = coordinator.signed_store
+        outcome = Exchange(
+            *(run, spec, coordinator.store, coordinator.signer),
+            signed_store=coordinator.signed_store,
+            terms=terms,
+            log=entries,
+        )
         return outcome, EnrolledRoster(grid, coordinator.store, outcome.leave_out)
     if is_deployment(grid):
         raise ConfigError(
             "a deployment needs the coordinator's trust store: make one with fedprint server init "
             "and name it with run-config server-dir"
         )
-    outcome = Exchange(run, spec, TrustStore.empty(), signer(generate_key()))
+    own = begun.signer or signer(generate_key())
+    outcome = Exchange(run, spec, TrustStore.empty(), own, terms=terms, log=entries)
     return outcome, RollCall(grid, run, outcome.leave_out)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from fl_server.arms import ArmOutcome, arm_groups, run_arm
+from fl_server.closing import show_closed
 from fl_server.coordinator import Coordinator, open_coordinator
-from fl_server.decisions import Decision, decide
-from fl_server.exchange import Exchange, Patience, exchange_fingerprints
+from fl_server.decisions import Decision, decide_as
+from fl_server.exchange import Begun, Exchange, Patience, exchange_fingerprints
 from fl_server.late import join_at_the_end
 from fl_server.models import save_model
 from fl_server.outcomes import metrics_file, recommendations_file
@@ -19,8 +20,10 @@ from fl_server.report import write_report
 from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
 from fl_server.runstate import RunState, run_state
 from fl_server.settings import RunSettings
+from fl_server.suspects import note_suspicions
+from fl_server.witness import answers_of, enter, show_log
 from protocol.errors import FedprintError, VerificationError
-from protocol.files import atomic_json, atomic_write
+from protocol.files import atomic_json, atomic_write, sha256_hex
 from protocol.runfiles import LeftOut
 from protocol.spec import load_spec
 from protocol.statement import utc_now
@@ -85,10 +88,11 @@ def _run_once(
 ) -> Exchange:
     """Do the job from where it is to its end."""
     exchange = _exchange(grid, settings, state, coordinator)
-    write_exchange(state.folder, exchange)
     decision = _decide(state.folder, exchange, settings)
+    _show_log(grid, settings, state, exchange)
     outcomes = _train(grid, settings, state, exchange, decision, coordinator)
     _finish(state.folder, settings, state, exchange, decision, outcomes)
+    show_closed(grid, state.folder, exchange, exchange.nodes, settings, state.progress)
     return exchange
 
 
@@ -128,7 +132,9 @@ def _exchange(
         patience=patience_of(settings),
         received=state.received,
         progress=state.progress,
+        begun=Begun(settings.terms, state.log, None if coordinator else state.signer),
     )
+    exchange.enter()
     for gone in exchange.left_out:
         log.info("left out: %s (%s) %s", gone.site, gone.reason, gone.message)
     verified = len(exchange.releases)
@@ -143,20 +149,25 @@ def _exchange(
 
 
 def _decide(out: Path, exchange: Exchange, settings: RunSettings) -> Decision:
-    decision = decide(
-        exchange.fingerprints,
-        exchange.spec,
-        measure=settings.measure,
-        min_size=settings.min_group_size,
-        max_size=settings.max_group_size,
-        partners=settings.partners,
-    )
+    decision = decide_as(settings, exchange.fingerprints, exchange.spec)
+    note_suspicions(exchange, decision.suspicions, decision.left_out)
+    write_exchange(out, exchange)
     atomic_write(out / "distances.csv", distances_csv(decision.names, decision.distances))
     atomic_json(out / "groups.json", decision.groups)
     atomic_json(out / "recommendations.json", recommendations_file(decision))
+    exchange.log.add_once("groups", sha256=sha256_hex((out / "groups.json").read_bytes()))
     for group in decision.groups.groups:
         log.info("%s: %s", group.name, ", ".join(group.sites))
     return decision
+
+
+def _show_log(grid: Grid, settings: RunSettings, state: RunState, exchange: Exchange) -> None:
+    """Show the sites what was decided, before anything is built on it."""
+    decided = exchange.log.last("groups")
+    nodes = {s: node for s, node in exchange.nodes.items() if exchange.log.seen_by(s) <= decided}
+    state.progress.phase("checkpoint", list(nodes), settings.exchange_timeout)
+    answers = show_log(grid, exchange, nodes, settings.exchange_timeout, state.progress)
+    enter(exchange, answers)
 
 
 def _train(
@@ -216,6 +227,8 @@ def _finish(
         atomic_json(out / "metrics.json", metrics_file(outcomes, decision.names))
     seconds = exchange.seconds | {f"train {arm}": o.seconds for arm, o in outcomes.items()}
     ended = datetime.now(UTC)
-    atomic_json(out / "run.json", run_file(exchange, settings, seconds, state.started, ended))
+    answers = answers_of(exchange.log)
+    file = run_file(exchange, settings, seconds, state.started, ended, answers)
+    atomic_json(out / "run.json", file)
     write_report(out)
     write_log(out, exchange)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from datetime import datetime
@@ -15,10 +14,9 @@ from fl_server.outcomes import recommendations_file
 from fl_server.received import Received
 from fl_server.reopen import Reopened
 from fl_server.report import write_report
-from fl_server.runfolder import distances_csv, write_exchange
+from fl_server.runfolder import distances_csv, site_entry, write_exchange
 from protocol.files import atomic_json, atomic_write, sha256_hex
-from protocol.log import Log
-from protocol.runfiles import RunFile, SiteEntry
+from protocol.runfiles import RunFile
 from protocol.statement import utc_now
 
 JOINING = Path("state", "join")
@@ -65,20 +63,13 @@ def write_joined(
             atomic_json(new / "metrics.json", metrics)
         atomic_json(new / "run.json", _run_file(reopened.run, joined, exchange, now))
         write_report(new)
-        _log(reopened.log, joined, exchange, new, now).write(new, exchange.signer)
+        _close(joined, exchange, new, now)
     shutil.rmtree(reopened.folder / JOINING, ignore_errors=True)
 
 
 def _run_file(run: RunFile, joined: Joined, exchange: Exchange, now: datetime) -> RunFile:
     """Return the run's file with the newcomers among its sites."""
-    new = [
-        SiteEntry(
-            site=site,
-            task=release.verified.card.name,
-            images=release.verified.fingerprint.n_images,
-        )
-        for site, release in joined.releases.items()
-    ]
+    new = [site_entry(site, release) for site, release in joined.releases.items()]
     seconds = {f"join {arm}": round(o.seconds, 2) for arm, o in joined.outcomes.items()}
     earlier = (run.model_extra or {}).get("joined", [])
     return run.model_copy(
@@ -94,29 +85,14 @@ def _run_file(run: RunFile, joined: Joined, exchange: Exchange, now: datetime) -
     )
 
 
-def _log(before: Log, joined: Joined, exchange: Exchange, new: Path, now: datetime) -> Log:
-    """Return the log with what happened since, closed over the new folder."""
-    log = Log(before.origin)
-    log.lines = list(before.lines)
-    entries = [json.loads(line) for line in before.lines]
-    known = {entry["key"] for entry in entries if entry["kind"] == "enrolment"}
-    gone = {(entry["site"], entry["reason"]) for entry in entries if entry["kind"] == "left out"}
-    for trusted in exchange.store.entries:
-        if trusted.key_id not in known:
-            log.append("enrolment", at=now, site=trusted.site, key=trusted.key_id)
+def _close(joined: Joined, exchange: Exchange, new: Path, now: datetime) -> None:
+    """Enter in the log what happened since, and close it over the new folder."""
+    log = exchange.log
+    log.trusted(exchange.store, now)
     for site, release in joined.releases.items():
-        log.append(
-            "release",
-            at=now,
-            site=site,
-            key=release.verified.key_id,
-            payload=sha256_hex(release.payload),
-            release=sha256_hex(release.envelope),
-        )
-        log.append("joined", at=now, site=site, group=joined.places[site].group)
+        log.released(site, release.digests, now)
+        log.add("joined", at=now, site=site, group=joined.places[site].group)
     for left in exchange.left_out:
-        if (left.site, left.reason) not in gone:
-            log.append("left out", at=now, site=left.site, reason=left.reason)
-    log.append("groups", at=now, sha256=sha256_hex((new / "groups.json").read_bytes()))
-    log.close(new)
-    return log
+        log.left_out(left, now)
+    log.add("groups", at=now, sha256=sha256_hex((new / "groups.json").read_bytes()))
+    log.close(exchange.run, new, exchange.signer)

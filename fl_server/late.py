@@ -6,11 +6,13 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.serverapp import Grid
 
 from fl_server.asking import POLL_SECONDS
+from fl_server.closing import show_closed
 from fl_server.coordinator import Coordinator
 from fl_server.exchange import Exchange, Patience, Release, exchange_newcomers
 from fl_server.join import join
@@ -21,8 +23,10 @@ from fl_server.reopen import Reopened, reopen
 from fl_server.roster import EnrolledRoster
 from fl_server.runstate import JOURNAL, locked
 from fl_server.settings import RunSettings
+from fl_server.suspects import note_suspicions
 from protocol.errors import ConfigError, FedprintError
 from protocol.files import canonical_json, sha256_hex
+from strategies.suspicion import Suspicion, suspicions
 
 log = logging.getLogger("fedprint")
 
@@ -134,7 +138,7 @@ def _take_in(
     refused: set[str] | None = None,
 ) -> list[str]:
     """Exchange with the newcomers, place and train them, and write the run folder anew."""
-    out = reopened.folder
+    out, run_settings = reopened.folder, reopened.settings(settings)
     newcomers = exchange_newcomers(
         grid,
         exchange,
@@ -143,6 +147,10 @@ def _take_in(
         progress=progress,
         skip=refused or set(),
     )
+    found = _doubted(newcomers, exchange)
+    certain = {s.site for s in found if s.certain and run_settings.suspects == "leave-out"}
+    note_suspicions(exchange, found, sorted(certain))
+    newcomers = {site: r for site, r in newcomers.items() if site not in certain}
     if not newcomers:
         return []
     journal = Journal(out / JOURNAL / _start_of(reopened, newcomers))
@@ -153,11 +161,29 @@ def _take_in(
         reopened.groups,
         reopened.plans,
         reopened.models,
-        reopened.settings(settings),
+        run_settings,
         journal=journal,
         progress=progress,
     )
+    for doubt in found:
+        if doubt.site in newcomers:
+            joined.decision.groups.sites[doubt.site].warnings.append(doubt.message)
     progress.phase("report")
     write_joined(reopened, joined, exchange)
     shutil.rmtree(out / JOURNAL, ignore_errors=True)
+    everybody = replace(exchange, releases={**exchange.releases, **newcomers})
+    roster = EnrolledRoster(grid, exchange.store, lambda _site, _error: None)
+    online = {site: node for node, site in roster.arrivals(0.0).items()}
+    nodes = {site: online[site] for site in everybody.releases if site in online}
+    show_closed(grid, out, everybody, nodes, settings, progress)
     return sorted(newcomers)
+
+
+def _doubted(newcomers: Mapping[str, Release], exchange: Exchange) -> list[Suspicion]:
+    """Return what speaks against newcomers, beside the fingerprints that are there."""
+    there = [release.verified.fingerprint for release in newcomers.values()]
+    return [
+        s
+        for s in suspicions([*exchange.fingerprints, *there], exchange.spec)
+        if s.site in newcomers
+    ]

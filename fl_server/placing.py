@@ -76,11 +76,7 @@ def place(
         [f for f in everybody.fingerprints if f.site in members],
         [Group(group.name, group.sites) for group in groups.groups],
         everybody.spec,
-        GroupingOptions(
-            min_size=settings.min_group_size,
-            max_size=settings.max_group_size or None,
-            partners=settings.partners,
-        ),
+        placing_options(settings),
     )
     home = next((group for group in groups.groups if group.name == found.group), None)
     if home is None:
@@ -93,6 +89,16 @@ def place(
         placed = _shared(site, found, home, cards, plans, models, settings)
     groups.sites[site] = _entry(placed)
     return placed
+
+
+def placing_options(settings: RunSettings) -> GroupingOptions:
+    """Return how the groups of a run were made."""
+    return GroupingOptions(
+        min_size=settings.min_group_size,
+        max_size=settings.max_group_size or None,
+        partners=settings.partners,
+        truth=settings.groups,
+    )
 
 
 def _shared(
@@ -134,6 +140,8 @@ def _entry(placed: Place) -> SiteGroupEntry:
             for p in found.partners
         ],
         joined=True,
+        certain=found.certain,
+        confidence=found.confidence,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from protocol.errors import FedprintError
-from protocol.files import atomic_json, atomic_write
+from protocol.files import atomic_json, atomic_write, sha256_hex
 from protocol.runfiles import LeftOut
 from protocol.spec import Spec
 from protocol.statement import utc_now
@@ -34,6 +34,16 @@ class Release:
     payload: bytes
     envelope: bytes
     binding: bytes
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What the log says of it: the key that signed, and the SHA-256 of its three files."""
+        return {
+            "key": self.verified.key_id,
+            "payload": sha256_hex(self.payload),
+            "release": sha256_hex(self.envelope),
+            "binding": sha256_hex(self.binding),
+        }
 
 
 class _Answer(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from fl_server.exchange import Exchange, Release
 from fl_server.models import load_model
 from fl_server.received import RELEASE_FILES
 from fl_server.runfolder import CHECKPOINT
+from fl_server.runlog import RunLog, participants
 from fl_server.runstate import FREE
 from fl_server.settings import RunSettings
 from protocol.errors import BadLog, ConfigError, DataError, DigestMismatch, one_line
@@ -67,13 +69,19 @@ class Reopened:
 
     def exchange(self, store: TrustStore, signer: Signer) -> Exchange:
         """Return the run's exchange under the present trust store, to go on with."""
-        left_out = list(self.run.left_out)
-        return Exchange(self.run.run, self.spec, store, signer, dict(self.releases), left_out)
+        return Exchange(
+            *(self.run.run, self.spec, store, signer),
+            releases=dict(self.releases),
+            left_out=list(self.run.left_out),
+            terms=self.settings(RunSettings()).terms,
+            log=RunLog(self.log.lines),
+        )
 
     def settings(self, asked: RunSettings) -> RunSettings:
         """Return the run's settings; only what changes no result is taken from those asked for."""
         free = {name: value for name, value in asked.model_dump().items() if name in FREE}
-        return RunSettings.model_validate({**self.run.settings, **free})
+        before = {"release": "plain", **self.run.settings}  # all were, before there was a choice
+        return RunSettings.model_validate({**before, **free})
 
 
 def reopen(run: Path, coordinator_pem: str) -> Reopened:
@@ -131,12 +139,11 @@ def _read(path: Path, model: type[Model]) -> Model:
 
 
 def _releases(folder: Path, log: Log, spec: Spec) -> dict[str, Release]:
-    entries = [json.loads(line) for line in log.lines]
-    named = {entry["site"]: entry for entry in entries if entry["kind"] == "release"}
-    return {site: _release(folder, named[site], spec) for site in sorted(named)}
+    named = participants(json.loads(line) for line in log.lines)
+    return {site: _release(folder, entry, spec) for site, entry in named.items()}
 
 
-def _release(folder: Path, entry: dict[str, Any], spec: Spec) -> Release:
+def _release(folder: Path, entry: Mapping[str, Any], spec: Spec) -> Release:
     """Return one release, which must be the one that was verified and entered in the log."""
     site = entry["site"]
     payload, envelope, binding = ((folder / f"{site}.{end}").read_bytes() for end in RELEASE_FILES)

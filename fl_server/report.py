@@ -13,6 +13,7 @@ from fl_server.report_data import RunData, read_run
 from fl_server.report_figures import ARM_COLOURS, bars, dendrogram, timings
 from fl_server.report_heatmap import heatmap
 from fl_server.report_numbers import ARMS, Paired, arm_means, comparisons
+from fl_server.report_privacy import doubts, privacy_headline, privacy_rows
 from fl_server.report_shapes import Figure
 from protocol.errors import FedprintError
 from protocol.files import atomic_write
@@ -20,6 +21,7 @@ from protocol.runfiles import LeftOut, SiteMetrics
 from protocol.taskcard import class_keys
 
 TEMPLATE = Path("fl_server/templates/report.html")
+REPORT = "report.html"
 MOST_LEAVES = 400
 """Sites above which there is no dendrogram: nobody could read it."""
 
@@ -42,10 +44,13 @@ def write_report(run: Path) -> Path:
     FedprintError
         A file of the run is missing or malformed, or the template cannot be found.
     """
-    page = render(read_run(run))
-    report = run / "report.html"
-    atomic_write(report, page)
-    return report
+    atomic_write(run / REPORT, page_of(run))
+    return run / REPORT
+
+
+def page_of(run: Path) -> str:
+    """Return the report of a run folder as HTML; see `write_report`."""
+    return render(read_run(run))
 
 
 def render(data: RunData) -> str:
@@ -117,6 +122,10 @@ def _context(data: RunData) -> dict[str, Any]:
         "group_means": _group_means(data, metrics),
         "comparisons": comparisons(list(metrics.values())),
         "headline": _headline(data, list(metrics.values())),
+        "privacy": privacy_rows(data),
+        "checkpoints": data.run.checkpoints,
+        "judged": sum(entry.certain is not None for entry in data.groups.sites.values()),
+        "sure": sum(entry.certain is True for entry in data.groups.sites.values()),
         "colours": ARM_COLOURS,
         "most_leaves": MOST_LEAVES,
         "releases": data.releases,
@@ -153,6 +162,7 @@ def _headline(data: RunData, metrics: list[SiteMetrics]) -> list[str]:
             lines.append(f"Grouped training differs {', '.join(said)}.")
     else:
         lines.append("Fingerprints were exchanged and compared; nothing was trained.")
+    lines += privacy_headline(data, privacy_rows(data)) + doubts(data)
     if data.run.left_out:
         lines.append(f"{_count(len(data.run.left_out), 'site')} left out; see why below.")
     return lines

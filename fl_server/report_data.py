@@ -227,7 +227,7 @@ def _trust_store(run: Path) -> TrustStore | None:
         return None
     try:
         return open_store(store.read_bytes(), coordinator.read_text())
-    except FedprintError:
+    except (FedprintError, UnicodeDecodeError):
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_server.exchange import Exchange
+from fl_server.exchange import Exchange, Release
+from fl_server.privacy import ledger_file, site_privacy
 from fl_server.settings import RunSettings
 from protocol.files import atomic_json, atomic_write, sha256_hex
 from protocol.keys import signer_pem
-from protocol.log import Log
-from protocol.runfiles import RunFile, SiteEntry, SpecEntry
+from protocol.runfiles import RunFile, SiteCheckpoint, SiteEntry, SpecEntry
 from protocol.trust import sign_store
 
 PACKAGES = ("fedprint", "flwr", "torch", "timm", "pytorch-lightning", "numpy", "scipy")
@@ -29,6 +29,7 @@ RUN_FILES = (
     "trust.dsse.json",
     "coordinator.pub.pem",
     "fingerprints",
+    "ledger.json",
     "distances.csv",
     "groups.json",
     "recommendations.json",
@@ -40,12 +41,18 @@ RUN_FILES = (
 )
 """All that a run writes; nothing else in a run folder is ever touched."""
 
+SUSPICIOUS = "suspicious"
+"""Reason for which a verified release was left out: it cannot have been made honestly."""
+
 CHECKPOINT = "log/checkpoint.dsse.json"
 """Written last: a folder without it is not a finished run."""
 
 
 def write_exchange(out: Path, exchange: Exchange) -> None:
-    """Write the spec, the signed trust store and, for every site, exactly what was verified."""
+    """Write spec, signed trust store, privacy ledger and, for every site, what was verified.
+
+    What lies there of others goes, a release that was only doubted stays.
+    """
     signed = exchange.signed_store or sign_store(exchange.store, exchange.signer)
     atomic_json(out / "spec.json", exchange.spec)
     atomic_write(out / "trust.dsse.json", signed)
@@ -56,6 +63,11 @@ def write_exchange(out: Path, exchange: Exchange) -> None:
         atomic_write(folder / f"{site}.safetensors", release.payload)
         atomic_write(folder / f"{site}.dsse.json", release.envelope)
         atomic_write(folder / f"{site}.binding.dsse.json", release.binding)
+    atomic_json(out / "ledger.json", ledger_file(exchange.releases))
+    doubted = {gone.site for gone in exchange.left_out if gone.reason == SUSPICIOUS}
+    for path in folder.iterdir():
+        if path.name.split(".")[0] not in exchange.releases.keys() | doubted:
+            path.unlink()
 
 
 def run_file(
@@ -64,20 +76,14 @@ def run_file(
     seconds: dict[str, float],
     started: datetime,
     ended: datetime,
+    checkpoints: Mapping[str, SiteCheckpoint] | None = None,
 ) -> RunFile:
     """Return who took part, who did not and why, with what settings and software."""
     return RunFile(
         run=exchange.run,
         mode="deployment" if settings.server_dir else "simulation",
         spec=SpecEntry(name=exchange.spec.name, digest=exchange.spec.digest),
-        sites=[
-            SiteEntry(
-                site=site,
-                task=release.verified.card.name,
-                images=release.verified.fingerprint.n_images,
-            )
-            for site, release in exchange.releases.items()
-        ],
+        sites=[site_entry(site, release) for site, release in exchange.releases.items()],
         left_out=exchange.left_out,
         seed=settings.seed,
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
@@ -85,6 +91,18 @@ def run_file(
         ended=ended,
         seconds={phase: round(value, 2) for phase, value in seconds.items()},
         settings=settings.model_dump(mode="json"),
+        checkpoints=dict(checkpoints or {}),
+    )
+
+
+def site_entry(site: str, release: Release) -> SiteEntry:
+    """Return what ``run.json`` says of a site that takes part."""
+    verified = release.verified
+    return SiteEntry(
+        site=site,
+        task=verified.card.name,
+        images=verified.fingerprint.n_images,
+        privacy=site_privacy(release),
     )
 
 
@@ -100,19 +118,6 @@ def distances_csv(names: Sequence[str], distances: NDArray[np.float64]) -> str:
 
 def write_log(out: Path, exchange: Exchange) -> None:
     """Write the transparency log; its closing entry covers every other file of the folder."""
-    log = Log(exchange.run)
-    for entry in exchange.store.entries:
-        log.append("enrolment", site=entry.site, key=entry.key_id)
-    for site, release in exchange.releases.items():
-        log.append(
-            "release",
-            site=site,
-            key=release.verified.key_id,
-            payload=sha256_hex(release.payload),
-            release=sha256_hex(release.envelope),
-        )
-    for gone in exchange.left_out:
-        log.append("left out", site=gone.site, reason=gone.reason)
-    log.append("groups", sha256=sha256_hex((out / "groups.json").read_bytes()))
-    log.close(out)
-    log.write(out, exchange.signer)
+    exchange.enter()
+    exchange.log.add_once("groups", sha256=sha256_hex((out / "groups.json").read_bytes()))
+    exchange.log.close(exchange.run, out, exchange.signer)

@@ -19,13 +19,16 @@ from fl_server.journal import Journal
 from fl_server.progress import STATE, Progress
 from fl_server.received import RECEIVED, Received
 from fl_server.runfolder import CHECKPOINT, RUN_FILES
+from fl_server.runlog import RunLog
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, FedprintError
 from protocol.files import atomic_json
+from protocol.keys import Signer, signer, user_key
 
 RUN = f"{STATE}/run.json"
 LOCK = f"{STATE}/lock"
 JOURNAL = f"{STATE}/journal"
+KEY = f"{STATE}/coordinator.pem"
 LOCK_SECONDS = 90.0
 """A ServerApp whose SuperLink was killed needs about a minute to notice."""
 
@@ -58,6 +61,12 @@ class RunState:
     resumed: bool
     received: Received
     progress: Progress
+    log: RunLog
+
+    @property
+    def signer(self) -> Signer:
+        """What signs a run without a coordinator's folder: a key of its own, made once."""
+        return own_signer(self.folder)
 
     def tidy(self) -> None:
         """Drop what a run is resumed with, once its results are complete."""
@@ -102,6 +111,15 @@ def run_state(out: Path, settings: RunSettings, name: str) -> Iterator[RunState]
             raise
         state.progress.finish("finished")
         state.tidy()
+
+
+def own_signer(run: Path) -> Signer:
+    """Return the signer of a run that has no coordinator's folder.
+
+    Its key stays with the run, so that a run that goes on, and a report made later, are signed as
+    before; it proves nothing but that, and is no part of what the log covers.
+    """
+    return signer(user_key(run / KEY))
 
 
 def refuse_finished(out: Path) -> None:
@@ -183,4 +201,5 @@ def _open(out: Path, settings: RunSettings, name: str) -> RunState:
         resumed,
         Received(out),
         progress,
+        RunLog.open(out),
     )

@@ -126,6 +126,12 @@ def run_config(folder: Path) -> str:
     return (
         "# For `flwr run APP fedprint --run-config FILE`: whose trust store and key a run uses.\n"
         f"server-dir = {quoted(str(folder))}\n"
+        "\n# What sites are asked for: fingerprints with noise, each of which reveals of no\n"
+        "# patient more than epsilon at delta. A site whose policy is stricter gives less.\n"
+        'release = "private"\n'
+        'spec = "lite0-private"\n'
+        "epsilon = 2.0\n"
+        "delta = 1e-5\n"
     )
 
 

@@ -8,9 +8,20 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from protocol.errors import ConfigError
+from protocol.privacy import (
+    DELTA,
+    EPSILON,
+    LEAST_DELTA,
+    LEAST_EPSILON,
+    MOST_DELTA,
+    MOST_EPSILON,
+    AskedTerms,
+)
 
 Arm = Literal["alone", "together", "random", "grouped"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+SPECS = {"plain": "lite0-100", "private": "lite0-private"}
+"""Which shipped spec is made for which release."""
 
 
 class RunSettings(BaseModel):
@@ -25,7 +36,19 @@ class RunSettings(BaseModel):
     max_group_size : int
         Largest group; 0 means no limit.
     mode : str
-        ``run``, or ``join``: take the sites that came after a finished run into its groups.
+        ``run``; ``exchange``: fingerprints, distances and groups, no training; or ``join``: take
+        the sites that came after a finished run into its groups.
+    release : str
+        What sites are asked for: ``private`` (noised counts) or ``plain`` ones. Empty stands for
+        private in a deployment and in an exchange, plain otherwise, and is replaced by it.
+    epsilon, delta : float
+        Most that one private release may reveal; a site's policy may allow less.
+    spec : str
+        What to fingerprint with; empty is replaced by the spec made for such releases.
+    groups : str
+        What counts as alike: the ``task``, whatever the images' look, or the ``data``.
+    suspects : str
+        ``warn`` of fingerprints that cannot be honest, or ``leave-out`` their sites.
     server_dir : str
         The coordinator's folder (``fedprint server init``); every deployment needs it.
     quorum : int
@@ -40,11 +63,16 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
-    mode: Literal["run", "join"] = "run"
+    mode: Literal["run", "exchange", "join"] = "run"
     sites_dir: str = ""
     server_dir: str = ""
     out: str = "runs/flower"
-    spec: str = "lite0-100"
+    release: Literal["", "plain", "private"] = ""
+    epsilon: float = Field(EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
+    delta: float = Field(DELTA, ge=LEAST_DELTA, le=MOST_DELTA)
+    spec: str = ""
+    groups: Literal["task", "data"] = "task"
+    suspects: Literal["warn", "leave-out"] = "warn"
     measure: str = "bkld-large-unweighted"
     strategy: str = "fedavg"
     recipe: Literal["adapter", "fine-tune"] = "adapter"
@@ -87,6 +115,22 @@ class RunSettings(BaseModel):
         phases = ("connect_timeout", "exchange_timeout", "train_timeout")
         whole = values.get("timeout", cls.model_fields["timeout"].default)
         return values | {phase: values.get(phase) or whole for phase in phases}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_release(cls, values: dict[str, object]) -> dict[str, object]:
+        """Decide what is released: out of doors nothing leaves without noise unless asked."""
+        exchange = values.get("mode") == "exchange"
+        private = bool(values.get("server_dir")) or exchange
+        release = values.get("release") or ("private" if private else "plain")
+        spec = values.get("spec", "") or SPECS.get(str(release), "")
+        return values | {"release": release, "spec": spec} | ({"arms": ()} if exchange else {})
+
+    @property
+    def terms(self) -> AskedTerms:
+        """What sites are asked to release under."""
+        mode: Literal["plain", "private"] = "private" if self.release == "private" else "plain"
+        return AskedTerms(mode=mode, epsilon=self.epsilon, delta=self.delta)
 
     @classmethod
     def from_run_config(cls, config: Mapping[str, object]) -> RunSettings:

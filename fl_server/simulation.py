@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def run_simulation(
     port: int = 0,
     verbose: bool = False,
     overwrite: bool = False,
+    asked: Mapping[str, Any] | None = None,
 ) -> Path:
     """Run the app over every site folder below `sites_dir` and write the report.
 
@@ -48,6 +50,8 @@ def run_simulation(
         See `fl_server.engine.simulate`.
     overwrite : bool
         Replace an earlier run in `out`.
+    asked : mapping, optional
+        Settings that a command stands for; `run_config` goes before them.
 
     Returns
     -------
@@ -61,7 +65,7 @@ def run_simulation(
     FedprintError
         If the run did not complete.
     """
-    overrides = parse_run_config(run_config)
+    overrides = {**(asked or {}), **parse_run_config(run_config)}
     check_settings(overrides)
     folders = site_folders(sites_dir)
     if len(folders) < 2:

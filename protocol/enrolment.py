@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from cryptography.x509 import load_pem_x509_certificates
+from cryptography.x509 import InvalidVersion, load_pem_x509_certificates
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -177,7 +177,7 @@ class Invitation(BaseModel):
     def _are_certificates(cls, pem: str) -> str:
         try:
             load_pem_x509_certificates(pem.encode())
-        except ValueError:
+        except (ValueError, InvalidVersion):  # the latter is no ValueError
             raise ValueError("these are no certificates in PEM form") from None
         return pem
 

@@ -192,6 +192,23 @@ def open_by_several(
     return envelope.payload, list(verified)
 
 
+def is_canonical(data: bytes, limit: int = LIMIT) -> bool:
+    """Tell whether an envelope is, byte for byte, the one that `sign` would have written.
+
+    A signature covers the payload, not the JSON around it: white space, the bits that Base64 does
+    not use and the public key that lies beside a signature can be changed without breaking it.
+
+    Raises
+    ------
+    TooLarge, MalformedEnvelope
+        When the data is no envelope, or brings no key along.
+    """
+    envelope = _parse(data, None, limit, MOST_SIGNATURES)
+    for key_id, signature in envelope.signatures.items():
+        signature.unrecognized_fields = {PUBLIC_KEY: key_pem(_own(key_id, signature))}
+    return canonical_json(envelope.to_dict()) == data
+
+
 def own_keys(data: bytes, limit: int = LIMIT) -> list[SSlibKey]:
     """Return the public keys that an envelope brings along, one a signature; see `own_key`."""
     return [

@@ -60,6 +60,10 @@ class SiteError(FedprintError):
         self.reason = reason
 
 
+class AuditFailed(FedprintError):
+    """An attack on a site's release won more often than the declared privacy permits."""
+
+
 class VerificationError(FedprintError):
     """Something that arrived is not what it must be; `reason` is its stable code."""
 
@@ -174,6 +178,12 @@ class BadLog(VerificationError):
     reason = "bad-log"
 
 
+class BadLedger(VerificationError):
+    """A site's privacy ledger whose lines do not follow from one another, or do not add up."""
+
+    reason = "ledger-damaged"
+
+
 class NotYetValid(VerificationError):
     """Issued in the future, beyond what clocks may differ."""
 
@@ -223,9 +233,15 @@ class NotFinite(VerificationError):
 
 
 class BadRowSums(VerificationError):
-    """A row of a plain release does not add up to the number of images or draws."""
+    """A row does not add up to the number of images or draws, beyond what stated noise explains."""
 
     reason = "bad-row-sums"
+
+
+class BadPrivacy(VerificationError):
+    """Stated privacy parameters that contradict each other or the spec."""
+
+    reason = "bad-privacy"
 
 
 def one_line(error: ValidationError) -> str:

@@ -35,12 +35,15 @@ class Fingerprint:
         Digest of the spec it was made under.
     n_images : int
         Number of images behind it.
+    sigma : float
+        Standard deviation of the noise in each count; 0 for a plain release.
     """
 
     site: str
     counts: NDArray[np.integer[Any]]
     spec_digest: str
     n_images: int
+    sigma: float = 0.0
 
     def __post_init__(self) -> None:
         if self.counts.ndim != 2:
@@ -59,6 +62,19 @@ class Fingerprint:
         uniform = np.full_like(counts, 1.0 / counts.shape[1])
         rows: NDArray[np.float64] = np.divide(counts, totals, out=uniform, where=totals > 0)
         return rows
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Counts as shares of the views, float64 [m, b]: unbiased, so noised ones may be negative.
+
+        A plain release's rows add up to its views, which with replacement are the draws; the rows
+        of a noised one do not, and its views are its images.
+        """
+        counts = self.counts.astype(np.float64)  # [m, b]
+        if self.sigma > 0:
+            return counts / self.n_images
+        shares: NDArray[np.float64] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
+        return shares
 
 
 def smallest_integer(counts: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from protocol import merkle
 from protocol.envelope import open_envelope, parse_statement, sign
 from protocol.errors import BadLog, UnknownKey
-from protocol.files import atomic_write, canonical_json, sha256_hex
+from protocol.files import atomic_write, canonical_json, file_digest
 from protocol.keys import Signer, SSlibKey, public_key
 from protocol.names import Sha256Hex
 from protocol.statement import utc_now
@@ -182,10 +182,12 @@ def check_files(run: Path, log: Log) -> list[str]:
         When the log has no closing entry.
     """
     entries = [json.loads(line) for line in log.lines]
-    closing = [entry for entry in entries if entry.get("kind") == "close"]
+    closing = [e for e in entries if isinstance(e, dict) and e.get("kind") == "close"]
     if not closing:
         raise BadLog("the log has no closing entry: the run did not end")
-    then, now = closing[-1]["files"], folder_digests(run)
+    then, now = closing[-1].get("files"), folder_digests(run)
+    if not isinstance(then, dict):
+        raise BadLog("the log's closing entry names no files: take an unharmed copy")
     return [
         f"{name}: {'added' if name not in then else 'missing' if name not in now else 'changed'}"
         for name in sorted(then.keys() | now.keys())
@@ -198,9 +200,7 @@ def folder_digests(run: Path) -> dict[str, str]:
     files = (path for path in sorted(run.rglob("*")) if path.is_file())
     names = ((path.relative_to(run), path) for path in files)
     return {
-        name.as_posix(): sha256_hex(path.read_bytes())
-        for name, path in names
-        if name.parts[0] not in OUTSIDE
+        name.as_posix(): file_digest(path) for name, path in names if name.parts[0] not in OUTSIDE
     }
 
 

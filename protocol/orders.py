@@ -82,5 +82,5 @@ def order_from_config(config: ConfigRecord | Mapping[str, Any]) -> Order:
         return Order.model_validate({**values, "spec": spec, "factors": factors})
     except ValidationError as error:
         raise MalformedMessage(f"the order is malformed: {one_line(error)}") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: a lone surrogate, which UTF-8 lacks
         raise MalformedMessage(f"the order's factors are not JSON: {error}") from error

@@ -7,21 +7,27 @@ size limit; whether it can be believed is decided by `protocol.verify`.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
+from pydantic import ValidationError
 
 from protocol.envelope import LIMIT as ENVELOPE_LIMIT
-from protocol.errors import ConfigError, DataError, MalformedMessage, TooLarge
+from protocol.errors import ConfigError, DataError, MalformedMessage, TooLarge, one_line
 from protocol.fingerprint import LIMIT, pack, unpack
 from protocol.keys import key_id
 from protocol.names import check_site_name, printable
+from protocol.privacy import AskedTerms as AskedTerms
 from protocol.spec import Spec, parse_spec
 
 RECORD = "fedprint"
 _REASON_LIMIT = 40
 _TEXT_LIMIT = 500  # of what a site says went wrong; it ends up in reports
-_Value = TypeVar("_Value", str, bytes)
+_PART_LIMIT = 65_536  # bytes of a checkpoint or an entry of the log
+_DEPTH = 65  # hashes in a proof: at most one more than the depth of the deepest tree
+_MOST_ENTRIES = 2**53
+_Value = TypeVar("_Value", str, bytes, int)
 
 
 class Hello(NamedTuple):
@@ -37,6 +43,7 @@ class ReleaseRequest(NamedTuple):
     run: str
     nonce: str
     spec: Spec
+    terms: AskedTerms = AskedTerms()
 
 
 class Reply(NamedTuple):
@@ -46,6 +53,38 @@ class Reply(NamedTuple):
     payload: bytes
     release: bytes
     binding: bytes
+
+
+@dataclass(frozen=True)
+class CheckpointMessage:
+    """What a coordinator shows a site of its log, none of it verified.
+
+    Attributes
+    ----------
+    run, coordinator : str
+        The run, and the coordinator's public key (PEM).
+    checkpoint : bytes
+        The signed checkpoint.
+    entry : bytes
+        The line of the log that holds the site's own release.
+    index : int
+        Number of that line, from 0.
+    inclusion : list of bytes
+        Proof that `entry` is number `index` of the checkpoint's log.
+    earlier : int
+        Size of the log that the site was shown before, 0 for none.
+    consistency : list of bytes
+        Proof that the log of size `earlier` is a prefix of the checkpoint's log.
+    """
+
+    run: str
+    coordinator: str
+    checkpoint: bytes
+    entry: bytes
+    index: int
+    inclusion: list[bytes]
+    earlier: int = 0
+    consistency: list[bytes] = field(default_factory=list)
 
 
 def hello_request(run: str) -> RecordDict:
@@ -80,9 +119,12 @@ def from_hello(content: RecordDict) -> Hello:
     return Hello(site, pem)
 
 
-def release_request(run: str, nonce: str, spec: Spec) -> RecordDict:
-    """Return the request for a release: run, single-use nonce and the whole spec."""
-    return _record({"run": run, "nonce": nonce, "spec": spec.model_dump_json()})
+def release_request(
+    run: str, nonce: str, spec: Spec, terms: AskedTerms | None = None
+) -> RecordDict:
+    """Return the request for a release: run, single-use nonce, the whole spec and its terms."""
+    asked = (terms or AskedTerms()).model_dump_json()
+    return _record({"run": run, "nonce": nonce, "spec": spec.model_dump_json(), "terms": asked})
 
 
 def from_release_request(content: RecordDict) -> ReleaseRequest:
@@ -91,10 +133,14 @@ def from_release_request(content: RecordDict) -> ReleaseRequest:
     Raises
     ------
     MalformedMessage, ConfigError
-        When it is none, or its spec is not valid.
+        When it is none, or its spec or its terms are not valid.
     """
     spec = parse_spec(_get(content, "spec", str), "the requested spec")
-    return ReleaseRequest(_get(content, "run", str), _get(content, "nonce", str), spec)
+    try:
+        terms = AskedTerms.model_validate_json(_get(content, "terms", str), strict=True)
+    except ValidationError as error:
+        raise MalformedMessage(f"unusable terms of a release: {one_line(error)}") from None
+    return ReleaseRequest(_get(content, "run", str), _get(content, "nonce", str), spec, terms)
 
 
 def to_reply(site: str, payload: bytes, release: bytes, binding: bytes) -> RecordDict:
@@ -119,6 +165,65 @@ def from_reply(content: RecordDict, limit: int = LIMIT) -> Reply:
     return Reply(site, unpack(_get(content, "payload", bytes), limit), *envelopes)
 
 
+def to_checkpoint(message: CheckpointMessage) -> RecordDict:
+    """Return the message that shows a site the log: checkpoint, its own entry, two proofs."""
+    values = vars(message) | {
+        "inclusion": b"".join(message.inclusion),
+        "consistency": b"".join(message.consistency),
+    }
+    return _record(values)
+
+
+def from_checkpoint(content: RecordDict) -> CheckpointMessage:
+    """Read what a coordinator shows of its log; nothing of it is verified here.
+
+    Raises
+    ------
+    MalformedMessage, TooLarge
+        When it is none.
+    """
+    texts = [_get(content, name, str) for name in ("run", "coordinator")]
+    checkpoint, entry = (_get(content, name, bytes) for name in ("checkpoint", "entry"))
+    for text in (checkpoint, entry, *texts):
+        if len(text) > _PART_LIMIT:
+            raise TooLarge(
+                f"the checkpoint has a part of {len(text)} bytes, the limit is {_PART_LIMIT}"
+            )
+    index, earlier = (_get(content, name, int) for name in ("index", "earlier"))
+    if not (0 <= index < _MOST_ENTRIES and 0 <= earlier < _MOST_ENTRIES):
+        raise MalformedMessage(f"the log cannot have entries {index} and {earlier}")
+    inclusion, consistency = (_hashes(content, name) for name in ("inclusion", "consistency"))
+    return CheckpointMessage(
+        run=texts[0],
+        coordinator=texts[1],
+        checkpoint=checkpoint,
+        entry=entry,
+        index=index,
+        earlier=earlier,
+        inclusion=inclusion,
+        consistency=consistency,
+    )
+
+
+def to_kept(size: int) -> RecordDict:
+    """Return a site's answer to a checkpoint: size of the newest log that it keeps of the run."""
+    return _record({"kept": size})
+
+
+def from_kept(content: RecordDict) -> int:
+    """Read a site's answer to a checkpoint.
+
+    Raises
+    ------
+    MalformedMessage
+        When it is none.
+    """
+    size = _get(content, "kept", int)
+    if not 0 < size < _MOST_ENTRIES:
+        raise MalformedMessage(f"no log has {size} entries")
+    return size
+
+
 def to_refusal(reason: str, message: str) -> RecordDict:
     """Return a site's answer that it cannot or may not do what was asked."""
     return _record({"refused": reason, "message": message})
@@ -133,7 +238,15 @@ def refusal(content: RecordDict) -> tuple[str, str] | None:
     return reason or "refused", printable(_get(content, "message", str), _TEXT_LIMIT)
 
 
-def _record(values: dict[str, str | bytes]) -> RecordDict:
+def _hashes(content: RecordDict, name: str) -> list[bytes]:
+    """Return a proof: SHA-256 hashes one after the other, as many as a tree is deep at most."""
+    joined = _get(content, name, bytes)
+    if len(joined) % 32 or len(joined) > _DEPTH * 32:
+        raise MalformedMessage(f"{name!r} of the log has {len(joined)} bytes: it is no proof")
+    return [joined[start : start + 32] for start in range(0, len(joined), 32)]
+
+
+def _record(values: dict[str, str | bytes | int]) -> RecordDict:
     return RecordDict({RECORD: ConfigRecord({**values})})
 
 

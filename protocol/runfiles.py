@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -34,12 +34,91 @@ class SpecEntry(_File):
     digest: Sha256Hex
 
 
+class SitePrivacy(_File):
+    """What a site's release states of its privacy, as the coordinator verified it.
+
+    Parameters
+    ----------
+    mode : {"plain", "private"}
+        Whether noise was added.
+    rho, epsilon, delta : float or None
+        zCDP budget of this release, and the same as approximate differential privacy.
+    sigma : float or None
+        Standard deviation of the noise, in images counted a bin.
+    neighbours : str or None
+        Neighbour relation.
+    contribution_cap : int
+        At most so many images of one patient were counted; 0 means no cap.
+    images : int
+        Images that were counted.
+    spent_rho, budget_rho : float or None
+        What the site has spent in all, with this release, and the most that it will spend.
+    ledger : str or None
+        SHA-256 of the last line of the site's ledger.
+    """
+
+    mode: Literal["plain", "private"]
+    rho: float | None = None
+    sigma: float | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    neighbours: str | None = None
+    contribution_cap: int = 0
+    images: int = Field(ge=1)
+    spent_rho: float | None = None
+    budget_rho: float | None = None
+    ledger: Sha256Hex | None = None
+
+
+class LedgerTotal(_File):
+    """The releases of a run together.
+
+    Parameters
+    ----------
+    private, plain : int
+        How many releases have noise and how many have none.
+    rho, epsilon, delta : float or None
+        Most that any one site spent: each patient's images are at one site, so what the run
+        reveals of a patient is what that site's release does. None with a plain release.
+    """
+
+    private: int
+    plain: int
+    rho: float | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+class LedgerFile(_File):
+    """``ledger.json``: the privacy that each site's verified statement declares."""
+
+    sites: dict[SiteName, SitePrivacy]
+    total: LedgerTotal
+
+
 class SiteEntry(_File):
-    """One site that took part: its name, its task's name, its number of images."""
+    """One site that took part: its name, its task's name, its number of images, its privacy."""
 
     site: SiteName
     task: str
     images: int = Field(ge=1)
+    privacy: SitePrivacy | None = None
+
+
+class SiteCheckpoint(_File):
+    """What a site answered when it was shown the log.
+
+    Parameters
+    ----------
+    size : int
+        Entries of the log that it keeps a checkpoint of; 0 when it keeps none.
+    reason, message : str
+        Why not: the code and text of its refusal, or that it did not answer.
+    """
+
+    size: int = Field(default=0, ge=0)
+    reason: str = ""
+    message: str = ""
 
 
 class LeftOut(_File):
@@ -75,6 +154,8 @@ class RunFile(_File):
         Wall time of each phase, in seconds.
     settings : dict
         The run-config.
+    checkpoints : dict
+        What each site answered when it was shown the log.
     """
 
     run: str = ""
@@ -88,6 +169,7 @@ class RunFile(_File):
     ended: AwareDatetime | None = None
     seconds: dict[str, float] = {}
     settings: dict[str, Any] = {}
+    checkpoints: dict[SiteName, SiteCheckpoint] = {}
 
 
 class GroupEntry(_File):
@@ -130,6 +212,12 @@ class SiteGroupEntry(_File):
         Directed co-training partners, in rank order.
     joined : bool
         Whether it came after the groups were made and was placed without another run of the rest.
+    certain : bool or None
+        Whether the group is beyond doubt, noise included; None where nobody looked.
+    confidence : float or None
+        From 0 to 1, how sure the group is.
+    warnings : list of str
+        What speaks against the site's fingerprint.
     """
 
     reason: str
@@ -138,6 +226,9 @@ class SiteGroupEntry(_File):
     nearest: list[NeighbourEntry] = []
     partners: list[PartnerEntry]
     joined: bool = False
+    certain: bool | None = None
+    confidence: Fraction | None = None
+    warnings: list[str] = []
 
 
 class GroupsFile(_File):
@@ -195,6 +286,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "groups": GroupsFile,
     "recommendations": RecommendationsFile,
     "metrics": MetricsFile,
+    "ledger": LedgerFile,
     "spec": Spec,
     "card": TaskCard,
     "trust": TrustStore,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from protocol.errors import ConfigError, SpecMismatch, one_line
 from protocol.files import canonical_json, sha256_hex
 from protocol.names import Sha256Hex
+from protocol.projection import Projection as Projection
 
 Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -78,13 +79,14 @@ class Spec(_Part):
     weights, preprocess, sampling, calibration
         See `Weights`, `Preprocess`, `Sampling`, `Calibration`.
     features : int
-        Feature width m.
-    projection : None
-        Public projection of the features; none yet.
+        Feature width of the backbone.
+    projection : Projection or None
+        Public projection of the features; its directions are counted instead of them.
     bins : int
         Number of bins b.
     lower, upper : list of float, or None
-        Public bin edges, m values each in feature units; None in a recipe, which has no edges yet.
+        Public bin edges, m = `width` values each in units of the counted features; None in a
+        recipe, which has no edges yet.
     edges_sha256 : str or None
         SHA-256 of `lower` then `upper` as little-endian float64.
     """
@@ -94,7 +96,7 @@ class Spec(_Part):
     weights: Weights
     preprocess: Preprocess
     features: int = Field(gt=0, le=1_000_000)
-    projection: None = None
+    projection: Projection | None = None
     bins: int = Field(gt=1, le=1_000_000)
     lower: list[float] | None = None
     upper: list[float] | None = None
@@ -103,13 +105,21 @@ class Spec(_Part):
     calibration: Calibration | None = None
 
     @model_validator(mode="after")
+    def _projection_fits(self) -> Self:
+        if self.projection is not None and self.projection.features != self.features:
+            raise ValueError(
+                f"the projection takes {self.projection.features} features, not {self.features}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _edges_agree(self) -> Self:
         if self.lower is None or self.upper is None:
             if not (self.lower is None and self.upper is None and self.edges_sha256 is None):
                 raise ValueError("lower, upper and edges_sha256 must be given together")
             return self
-        if not len(self.lower) == len(self.upper) == self.features:
-            raise ValueError(f"lower and upper must hold {self.features} values each")
+        if not len(self.lower) == len(self.upper) == self.width:
+            raise ValueError(f"lower and upper must hold {self.width} values each")
         if not bool(np.all(self.lower_array < self.upper_array)):
             raise ValueError("every lower edge must lie below its upper edge")
         if self.edges_sha256 != edges_digest(self.lower_array, self.upper_array):
@@ -120,6 +130,11 @@ class Spec(_Part):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of all fields, 64 hexadecimal digits."""
         return sha256_hex(canonical_json(self.model_dump(mode="json")))
+
+    @property
+    def width(self) -> int:
+        """Number of counted features m: the projection's directions, or the backbone's features."""
+        return self.features if self.projection is None else self.projection.components
 
     @property
     def ready(self) -> bool:
@@ -135,10 +150,12 @@ class Spec(_Part):
             When it is a recipe, without edges or weights digest.
         """
         if not self.ready:
+            wide = "" if self.projection is None else f" --components {self.width}"
             raise ConfigError(
                 f"spec {self.name} is a recipe without bin edges: calibrate it first, on public "
                 f"images: fedprint spec calibrate FOLDER --backbone {self.backbone} --bins "
-                f"{self.bins} --draws {self.sampling.draws or 0} --name {self.name} --out FILE"
+                f"{self.bins}{wide} --draws {self.sampling.draws or 0} --name {self.name} "
+                "--out FILE"
             )
         return self
 
@@ -167,14 +184,20 @@ class Spec(_Part):
         *,
         weights_sha256: str,
         calibration: Calibration,
+        projection: Projection | None = None,
     ) -> Spec:
-        """Return the ready spec that this recipe becomes with calibrated edges (m values each)."""
+        """Return the ready spec that this recipe becomes with calibrated edges (m values each).
+
+        Edges are those of the counted features: of `projection`, which is the recipe's own if None.
+        """
+        chosen = projection or self.projection
         update: dict[str, Any] = {
             "lower": np.asarray(lower, dtype=np.float64).tolist(),
             "upper": np.asarray(upper, dtype=np.float64).tolist(),
             "edges_sha256": edges_digest(lower, upper),
             "weights": {"source": self.weights.source, "sha256": weights_sha256},
             "calibration": calibration.model_dump(),
+            "projection": None if chosen is None else chosen.model_dump(),
         }
         return parse_spec({**self.model_dump(), **update}, self.name)
 
@@ -239,7 +262,7 @@ def check_same(a: Spec, b: Spec) -> None:
     """
     if a.digest == b.digest:
         return
-    left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    left, right = _fields(a), _fields(b)
     for field in [*left, *(key for key in right if key not in left)]:
         x, y = left.get(field), right.get(field)
         if x != y:
@@ -247,6 +270,14 @@ def check_same(a: Spec, b: Spec) -> None:
                 f"specs {a.name} and {b.name} differ in {field} ({_short(x)} against {_short(y)}): "
                 "their fingerprints cannot be compared; fingerprint again under one spec"
             )
+
+
+def _fields(spec: Spec) -> dict[str, Any]:
+    """Return a spec's fields by dotted name, its projection in a few words."""
+    values, projection = spec.model_dump(mode="json", exclude={"projection"}), None
+    if spec.projection is not None:
+        projection = f"{spec.width} directions {spec.projection.sha256[:12]}"
+    return _flat({"name": spec.name, "backbone": spec.backbone, "projection": projection, **values})
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

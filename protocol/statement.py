@@ -56,6 +56,10 @@ class Privacy(_Model):
         Neighbour relation, ``"add-remove"`` or ``"replace-one"``.
     epsilon, delta : float or None
         The same budget as approximate differential privacy.
+    spent_rho, budget_rho : float or None
+        What the site has spent in all, with this release, and the most that it will ever spend.
+    ledger : str or None
+        SHA-256 of the last line of the site's ledger.
     """
 
     mode: Literal["plain", "private"] = "plain"
@@ -64,6 +68,9 @@ class Privacy(_Model):
     neighbours: Literal["add-remove", "replace-one"] | None = None
     epsilon: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     delta: float | None = Field(default=None, ge=0, le=1)
+    spent_rho: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    budget_rho: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    ledger: Sha256Hex | None = None
 
 
 class Release(_Model):
@@ -76,7 +83,7 @@ class Release(_Model):
     spec_digest, spec_name : str
         The spec of the fingerprint.
     images, patients : int
-        How many stand behind it; patients is None when the site has no subject ids.
+        How many were counted; patients is None when the site has no subject ids.
     contribution_cap : int
         At most so many images of one patient were counted; 0 means no cap.
     privacy : Privacy

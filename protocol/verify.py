@@ -1,8 +1,8 @@
 """Verification of what a site sent: nothing is believed, and nothing is parsed before its turn.
 
 The order is fixed: size, envelope, key, signature, statement, site, run, nonce, validity in time,
-digests, spec, and only then the tensor's shape, type, finiteness and row sums. Each fault has its
-own error class with a reason code, see `protocol.errors`.
+digests, spec, privacy terms, and only then the tensor's shape, type, finiteness and row sums. Each
+fault has its own error class with a reason code, see `protocol.errors`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from protocol.envelope import open_envelope, own_key, parse_statement
 from protocol.errors import (
+    BadPrivacy,
     BadRowSums,
     ConfigError,
     DigestMismatch,
@@ -31,6 +32,7 @@ from protocol.errors import (
 from protocol.files import sha256_hex
 from protocol.fingerprint import LIMIT, Fingerprint, counts_from_bytes
 from protocol.keys import SSlibKey
+from protocol.privacy import check_terms
 from protocol.spec import Spec, load_spec
 from protocol.statement import Binding, BindingStatement, Release, ReleaseStatement
 from protocol.taskcard import TaskCard
@@ -38,6 +40,8 @@ from protocol.trust import TrustStore
 
 CLOCK_SKEW = timedelta(minutes=5)
 """How far a site's clock may be ahead of the coordinator's."""
+TAIL = 8.0
+"""Standard deviations that the noise of an honest site will not exceed."""
 
 
 @dataclass(frozen=True)
@@ -249,11 +253,17 @@ def _check_content(
             f"{release.site} used spec {release.spec_name} ({release.spec_digest[:12]}), expected "
             f"{spec.name} ({spec.digest[:12]}): fingerprint again with --spec {spec.name}"
         )
-    counts = counts_from_bytes(payload, (spec.features, spec.bins))
+    check_terms(release.privacy, spec.width, release.contribution_cap)
+    counts = counts_from_bytes(payload, (spec.width, spec.bins))
+    sigma = release.privacy.sigma or 0.0
     if release.privacy.mode == "plain":
         total = release.images if spec.sampling.draws is None else spec.sampling.draws
         _check_row_sums(counts, total, release.site)
-    fingerprint = Fingerprint(release.site, counts, release.spec_digest, release.images)
+    elif spec.sampling.draws is not None:
+        raise BadPrivacy(f"{release.site} drew images again and again, which no stated rho covers")
+    else:
+        _check_noised_sums(counts, release.images, sigma, release.site)
+    fingerprint = Fingerprint(release.site, counts, release.spec_digest, release.images, sigma)
     return VerifiedRelease(fingerprint, release.task_card, statement, key_id, enrolled)
 
 
@@ -268,6 +278,27 @@ def _check_row_sums(counts: NDArray[np.integer[Any]], total: int, site: str) -> 
         raise BadRowSums(
             f"{wrong.size} of {sums.size} rows of {site} do not add up to its {total} views "
             f"(feature {wrong[0]}: {sums[wrong[0]]})"
+        )
+
+
+def _check_noised_sums(
+    counts: NDArray[np.integer[Any]], total: int, sigma: float, site: str
+) -> None:
+    """Check that noise of `sigma` explains counts [m, b] of `total` images.
+
+    Discrete Gaussian noise has no heavier tails than the continuous one (Canonne, Kamath and
+    Steinke, arXiv 2004.00010): beyond `TAIL` standard deviations with probability 2 exp(-32).
+    """
+    values = counts.astype(np.float64)  # [m, b]
+    if values.min() < -TAIL * sigma - 1 or values.max() > total + TAIL * sigma + 1:
+        raise BadRowSums(
+            f"a count of {site} is further outside 0 to {total} than noise of {sigma:.4g} explains"
+        )
+    off = np.abs(values.sum(axis=1) - total)  # [m]
+    if off.max() > TAIL * sigma * np.sqrt(counts.shape[1]) + 1:
+        raise BadRowSums(
+            f"row {off.argmax()} of {site} is {off.max():.0f} away from its {total} images, more "
+            f"than noise of {sigma:.4g} explains"
         )
 
 

@@ -4,22 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
-
 from protocol.errors import FedprintError
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
-from strategies.dendrogram import best_cut, centroid_distance, centroid_linkage
+from strategies.dendrogram import centroid_distance
 from strategies.explain import Neighbour, explain
-from strategies.grouping import Group, GroupingOptions, by_content, site_distances
-from strategies.measures import stack
+from strategies.grouping import Group, GroupingOptions, by_content
+from strategies.nearness import joining_cut, view_of
 from strategies.partners import Partner, partners
 
 __all__ = ["Assignment", "assign", "joining_cut"]
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class Assignment:
         Squared distance to the centroid of that group, or of the nearest one where it stays alone.
     cut
         Squared distance below which a group is joined.
-    margin, reason, nearest, partners
+    margin, reason, nearest, partners, certain, confidence
         As for the sites that were grouped, see `Explanation`.
     """
 
@@ -48,6 +42,8 @@ class Assignment:
     reason: str
     nearest: list[Neighbour]
     partners: list[Partner]
+    certain: bool | None = None
+    confidence: float | None = None
 
 
 def assign(
@@ -60,7 +56,8 @@ def assign(
     """Place one site among groups that stay as they are.
 
     The newcomer joins the group with the nearest centroid that has room, if that lies below
-    `joining_cut`; a smallest size of groups makes it join in any case.
+    `joining_cut`, or, where groups are weighed by evidence, the group that is more likely than any
+    other and than none. A smallest size of groups makes it join in any case.
 
     Parameters
     ----------
@@ -86,60 +83,41 @@ def assign(
     ordered = [*by_content(fingerprints), newcomer]
     names = [f.site for f in ordered]
     members = _members(names, groups)
-    squared = site_distances(
-        stack(ordered, spec), [f.n_images for f in ordered], spec.sampling.draws
-    )  # [k + 1, k + 1], the newcomer last
     new = len(names) - 1
-    cut = joining_cut(squared[:new, :new], options)
-    near = sorted((centroid_distance(squared, [new], m), name) for name, m in members.items())
+    view = view_of(ordered, list(members.values()), spec, options)
+    far = {name: centroid_distance(view.squared, [new], m) for name, m in members.items()}
+    gain = dict(zip(members, view.better, strict=True))
+    near = sorted(members, key=lambda name: (-gain[name], far[name], name))
     most = options.max_size or math.inf
-    open_to_it = [(d, name) for d, name in near if len(members[name]) < most]
-    distance, home = open_to_it[0] if open_to_it else near[0]
-    joins = bool(open_to_it) and (distance < cut or options.min_size > 1)
-    nearer = min(distance, cut) if open_to_it else cut
-    full = [name for d, name in near if d < nearer and len(members[name]) >= most]
+    open_to_it = [name for name in near if len(members[name]) < most]
+    home = open_to_it[0] if open_to_it else near[0]
+    joins = bool(open_to_it) and (gain[home] > 0 or options.min_size > 1)
+    least = max(gain[home], 0.0) if open_to_it else 0.0
+    full = [name for name in near if gain[name] > least and len(members[name]) >= most]
     placed = {**members, home: [*members[home], new]} if joins else {**members, "": [new]}
-    ranked = partners(squared, names, options.partners)
-    why = explain(squared, list(placed.values()), names, cut, None, ranked)[newcomer.site]
+    sure = view.chance[list(members).index(home) if joins else -1] if view.chance else None
+    why = explain(
+        view.squared,
+        list(placed.values()),
+        names,
+        view.cut,
+        None,
+        partners(view.squared, names, options.partners),
+        confidence=None if sure is None else [sure] * len(names),
+        notes=[""] * len(names) if view.chance else None,
+    )[newcomer.site]
     return Assignment(
         site=newcomer.site,
         group=home if joins else None,
-        distance=max(distance, 0.0),  # below 0 is sampling noise around 0
-        cut=cut,
+        distance=max(far[home], 0.0),  # below 0 is sampling noise around 0
+        cut=view.cut,
         margin=why.margin,
         reason=_reason(home if joins else None, full, why.reason),
         nearest=why.nearest,
         partners=why.partners,
+        certain=why.certain,
+        confidence=why.confidence,
     )
-
-
-def joining_cut(squared: FloatArray, options: GroupingOptions) -> float:
-    """Return below which distance to a group's centroid a newcomer joins it.
-
-    The groups were cut between two heights of their dendrogram. A newcomer puts a height of its own
-    between the two: of the belief in that interval, what lies above says that it belongs to the
-    group, what lies below that it is alone. It joins where the former is more, hence below the
-    median of the belief in the interval: as `group` would decide if the others stayed.
-
-    Parameters
-    ----------
-    squared
-        Squared distances between the sites that were grouped, shape ``[k, k]``.
-    options
-        Scale and factor of the belief.
-
-    Returns
-    -------
-    float
-        The scale itself where nothing else is known; less or more where groups lie close or wide.
-    """
-    spread = math.log(options.factor)
-    linkage = centroid_linkage(squared)
-    cut = best_cut(linkage, options.scale, spread)
-    heights = np.concatenate([[0.0], linkage[:, 2], [np.inf]])  # [k + 1]
-    with np.errstate(divide="ignore"):
-        logs = np.log(heights[cut.merges : cut.merges + 2] / options.scale)  # [2] may be infinite
-    return float(options.scale * np.exp(spread * ndtri(ndtr(logs / spread).mean())))
 
 
 def _members(names: Sequence[str], groups: Sequence[Group]) -> dict[str, list[int]]:

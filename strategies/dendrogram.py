@@ -52,13 +52,15 @@ class Cut:
     support: float
 
 
-def centroid_linkage(squared: FloatArray) -> FloatArray:
+def centroid_linkage(squared: FloatArray, sizes: Sequence[int] | None = None) -> FloatArray:
     """Merge the two groups with the nearest centroids until one is left.
 
     Parameters
     ----------
     squared
         Squared distances, shape ``[k, k]``, symmetric; may be negative where debiased.
+    sizes
+        How many sites each of the k stands for, length k; one each if None.
 
     Returns
     -------
@@ -70,7 +72,8 @@ def centroid_linkage(squared: FloatArray) -> FloatArray:
     k = len(squared)
     d = np.array(squared, dtype=np.float64)  # [k, k], rows of merged groups become inf
     np.fill_diagonal(d, np.inf)
-    size, name = np.ones(k), np.arange(k)
+    size = np.ones(k) if sizes is None else np.array(sizes, dtype=np.float64)
+    name = np.arange(k)
     merges = np.empty((max(0, k - 1), 4))
     for step in range(k - 1):
         i, j = sorted(divmod(int(np.argmin(d)), k))

@@ -20,6 +20,7 @@ __all__ = [
     "cumulative",
     "debiased",
     "excess",
+    "per_sample",
     "relative",
     "sampling_variance",
     "spread",
@@ -145,8 +146,26 @@ def sampling_variance(
     numpy.ndarray
         Mean over the features, shape ``[k]``.
     """
+    return np.asarray(spread(rows, images, draws) * per_sample(images, draws))
+
+
+def per_sample(images: Sequence[int], draws: int | None = None) -> FloatArray:
+    """Return a histogram's scatter as a share of the spread of images: 1/n where each counts once.
+
+    Parameters
+    ----------
+    images
+        Number of images of each site, length k.
+    draws
+        Number of draws with replacement, or None where each image counts once.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``[k]``, above 0 and below 1.
+    """
     per_image, per_draw = _shares(images, draws)
-    return np.asarray(spread(rows, images, draws) * (per_image + (1.0 - per_image) * per_draw))
+    return np.asarray(per_image + (1.0 - per_image) * per_draw)
 
 
 def _shares(images: Sequence[int], draws: int | None) -> tuple[FloatArray, float]:

@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 
 from strategies.partners import Partner
 
-__all__ = ["Explanation", "Neighbour", "explain"]
+__all__ = ["CERTAIN", "Explanation", "Neighbour", "explain"]
 
 FloatArray = NDArray[np.float64]
+
+CERTAIN = 0.9
+"""From this confidence on a group is certain: it was right then for 99 of 100 private sites."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Explanation:
         The nearest sites, nearest first.
     partners
         Directed co-training partners, nearest first.
+    certain
+        Whether the group is beyond doubt; None if nobody looked.
+    confidence
+        How sure the group is, from 0 to 1: about the overlap with the true one to expect. None if
+        nobody looked.
     """
 
     reason: str
@@ -48,6 +56,8 @@ class Explanation:
     stability: float | None
     nearest: list[Neighbour]
     partners: list[Partner]
+    certain: bool | None = None
+    confidence: float | None = None
 
 
 def explain(
@@ -58,6 +68,8 @@ def explain(
     stability: Sequence[float] | None,
     partners: Mapping[str, list[Partner]],
     count: int = 3,
+    confidence: Sequence[float] | None = None,
+    notes: Sequence[str] | None = None,
 ) -> dict[str, Explanation]:
     """Explain every site's place.
 
@@ -77,6 +89,11 @@ def explain(
         Co-training partners by name.
     count
         Number of nearest sites to name.
+    confidence
+        How sure the group of each site is, or None.
+    notes
+        One more sentence a site, empty for nothing, where groups were weighed by evidence; None
+        where they were cut by distance.
 
     Returns
     -------
@@ -97,14 +114,24 @@ def explain(
             Neighbour(names[j], _distance(float(squared[i, j])), j in mates) for j in order[:count]
         ]
         following = others[0] if others else None
+        sure = None if confidence is None else float(confidence[i])
+        reason = _reason(near, own, len(mates), following, cut, weighed=notes is not None)
         out[names[i]] = Explanation(
-            reason=_reason(near, own, len(mates), following, cut),
+            reason=" ".join(filter(None, [reason, notes[i] if notes else "", _doubt(sure)])),
             margin=_margin(own if mates else cut, following[0] if following else cut),
             stability=None if stability is None else float(stability[i]),
             nearest=near,
             partners=list(partners.get(names[i], [])),
+            certain=None if sure is None else sure >= CERTAIN,
+            confidence=sure,
         )
     return out
+
+
+def _doubt(confidence: float | None) -> str:
+    if confidence is None or confidence >= CERTAIN:
+        return ""
+    return f"Not certain: confidence {confidence:.2f}, so look at the data before relying on it."
 
 
 def _distance(value: float) -> float:
@@ -126,17 +153,21 @@ def _reason(
     mates: int,
     following: tuple[float, list[str]] | None,
     cut: float,
+    weighed: bool,
 ) -> str:
     if not near:
         return "The only site: there is nobody to group it with."
+    decided = "all sites together or sizes decided" if weighed else "sizes of groups decided"
     if mates:
         close = [n.site for n in near if n.same_group]
         first = (
             f"Nearest: {', '.join(close)}. "
             if close
-            else f"Nearest is {near[0].site} of another group; sizes of groups decided. "
+            else f"Nearest is {near[0].site} of another group; {decided}. "
         )
         first += f"Distance {own:.3f} to its group"
+    elif weighed:
+        first = "Alone: no group is like it, noise and number of images considered"
     else:
         first = f"Alone: nobody within the cut at {cut:.3f}"
         if near[0].distance <= cut:

@@ -2,14 +2,16 @@
 
 Sites are grouped by the symmetrised excess divergence of their cumulative histograms, which is a
 squared Euclidean distance, less the scatter that a finite number of images causes, relative to how
-much the images of one site differ. Names, classes and task cards play no part: fingerprints are put
-in an order of their content first.
+much the images of one site differ. Noised fingerprints, and groups that shall hold the same kind of
+data, are weighed by the evidence of a mixture instead, see `strategies.alike`. Names, classes and
+task cards play no part: fingerprints are put in an order of their content first.
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
+from strategies.alike import Sizes, alike, notes, pool, sureness
 from strategies.bkld import bkld_matrix
 from strategies.dendrogram import (
     Cut,
@@ -30,6 +33,7 @@ from strategies.dendrogram import (
 from strategies.excess import cumulative, debiased, relative, sampling_variance, spread, symmetrised
 from strategies.explain import Explanation, explain
 from strategies.measures import stack
+from strategies.mixture import fit
 from strategies.partners import partners
 from strategies.stability import stability
 
@@ -58,6 +62,10 @@ class GroupingOptions:
         Seed of the resamplings. The groups do not depend on it.
     partners
         Number of co-training partners to name for each site.
+    truth
+        What a group has in common: ``"task"``, whatever the shares of classes that its sites hold,
+        or ``"data"``, the same images too: sites whose class mix or scanner differ by more than
+        chance go to groups of their own.
     """
 
     min_size: int = 1
@@ -67,6 +75,7 @@ class GroupingOptions:
     draws: int = 24
     seed: int = 0
     partners: int = 3
+    truth: Literal["task", "data"] = "task"
 
     def __post_init__(self) -> None:
         if self.min_size < 1:
@@ -79,6 +88,13 @@ class GroupingOptions:
             raise ConfigError("scale of the grouping must be above 0 and its factor above 1")
         if self.draws < 0 or self.partners < 0:
             raise ConfigError("numbers of draws and of partners must not be negative")
+        if self.truth not in ("task", "data"):
+            raise ConfigError(f"groups are by task or by data, not by {self.truth!r}")
+
+    @property
+    def kin(self) -> float:
+        """What sites of one group may differ by: the scale of tasks, or nothing but chance."""
+        return self.scale if self.truth == "task" else 0.0
 
 
 @dataclass(frozen=True)
@@ -152,6 +168,8 @@ def group(
     if len(set(names)) < len(names):
         raise FedprintError("a site sent two fingerprints: keep one of each")
     rows = stack(ordered, spec)  # [k, m, b]
+    if by_evidence(ordered, options):
+        return _weighed(ordered, names, spec, options)
     images, draws = [f.n_images for f in ordered], spec.sampling.draws
     squared = site_distances(rows, images, draws)  # [k, k]
     groups, linkage, cut = find_groups(squared, options)
@@ -165,8 +183,39 @@ def group(
         options.seed,
     )
     ranked = partners(squared, names, options.partners)
-    sites = explain(squared, groups, names, cut.height, steady, ranked)
+    sites = explain(squared, groups, names, cut.height, steady, ranked, confidence=steady)
     return Grouping(_named(groups, names), sites, names, squared, linkage, cut.height, cut.support)
+
+
+def by_evidence(fingerprints: Sequence[Fingerprint], options: GroupingOptions) -> bool:
+    """Return whether groups are found by `strategies.alike`, not by a cut through distances.
+
+    A cut knows nothing of noise, and its scale is that of tasks. For plain fingerprints of tasks it
+    needs no assumption on how the features of an image hang together.
+    """
+    return options.truth == "data" or any(f.sigma > 0 for f in fingerprints)
+
+
+def _weighed(
+    ordered: Sequence[Fingerprint], names: list[str], spec: Spec, options: GroupingOptions
+) -> Grouping:
+    sites = pool(ordered, spec.sampling.draws)
+    sizes = Sizes(options.min_size, options.max_size)
+    found, linkage, cut = alike(sites, options.kin, sizes)
+    steady, sure = sureness(sites, found, options.kin, sizes, options.draws, options.seed)
+    other = fit(sites.points, sites.features, options.scale - options.kin)  # the other truth
+    why = explain(
+        sites.squared,
+        found.groups,
+        names,
+        cut.height,
+        steady,
+        partners(sites.squared, names, options.partners),
+        confidence=sure,
+        notes=notes(found, other, names, options.truth),
+    )
+    groups = _named(found.groups, names)
+    return Grouping(groups, why, names, sites.squared, linkage, cut.height, cut.support)
 
 
 def site_distances(rows: FloatArray, images: Sequence[int], draws: int | None = None) -> FloatArray:

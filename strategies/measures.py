@@ -116,10 +116,10 @@ def stack(fingerprints: Sequence[Fingerprint], spec: Spec) -> FloatArray:
                 f"{fingerprint.spec_digest[:12]}, not by {spec.name} ({digest[:12]}): "
                 "fingerprint it again with the spec of the others"
             )
-        if fingerprint.counts.shape != (spec.features, spec.bins):
+        if fingerprint.counts.shape != (spec.width, spec.bins):
             raise SpecMismatch(
                 f"fingerprint of {fingerprint.site} has shape {fingerprint.counts.shape}, but spec "
-                f"{spec.name} says {spec.features} features x {spec.bins} bins"
+                f"{spec.name} says {spec.width} features x {spec.bins} bins"
             )
     return np.stack([fingerprint.rows for fingerprint in fingerprints])  # [k, m, b]
 

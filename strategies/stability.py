@@ -9,7 +9,7 @@ from strategies.bkld import bkld_matrix
 from strategies.dendrogram import Partition
 from strategies.excess import cumulative, debiased, relative, sampling_variance, spread, symmetrised
 
-__all__ = ["resample", "stability"]
+__all__ = ["resample", "stability", "together"]
 
 FloatArray = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def stability(
     if draws == 0:
         return None
     rng = np.random.default_rng(seed)
-    member = _together(groups, len(rows))  # [k, k]
+    member = together(groups, len(rows))  # [k, k]
     total = np.zeros(len(rows))
     for _ in range(draws):
         keep = np.sort(rng.permutation(rows.shape[1])[:_FEATURES])
@@ -65,7 +65,7 @@ def stability(
         variance = sampling_variance(old, images, sampling_draws) + sampling_variance(new, images)
         squared = debiased(symmetrised(bkld_matrix(new, new)), variance)
         found = find(relative(squared, spread(old, images, sampling_draws)))
-        now = _together(found, len(rows))
+        now = together(found, len(rows))
         total += (member & now).sum(axis=1) / (member | now).sum(axis=1)
     return [float(value) for value in total / draws]
 
@@ -91,7 +91,8 @@ def resample(rows: FloatArray, images: Sequence[int], rng: np.random.Generator) 
     return np.asarray(rng.multinomial(n[:, None], rows) / n[:, None, None])
 
 
-def _together(groups: Partition, k: int) -> NDArray[np.bool_]:
+def together(groups: Partition, k: int) -> NDArray[np.bool_]:
+    """Return which of k sites share a group, shape ``[k, k]``."""
     label = np.empty(k, dtype=np.intp)
     for number, members in enumerate(groups):
         label[members] = number

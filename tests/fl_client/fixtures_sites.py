@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fl_client.backbone import create_model, weights_digest
-from protocol.spec import Calibration, Preprocess, Sampling, Spec, Weights
+from protocol.spec import Calibration, Preprocess, Projection, Sampling, Spec, Weights
 
 BACKBONE = "resnet10t"
 
@@ -44,6 +44,18 @@ def write_manifest(folder: Path, rows: list[str], header: str = "path,label,subj
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture(number)).save(path)
     return folder
+
+
+def projected(spec: Spec, components: int = 4) -> Spec:
+    """Return a spec that counts a few directions in the features of another one."""
+    matrix = np.random.default_rng(1).normal(size=(components, spec.features)) / spec.features**0.5
+    return spec.with_edges(
+        np.full(components, -0.5),
+        np.full(components, 0.5),
+        weights_sha256=str(spec.weights.sha256),
+        calibration=Calibration(images=["none"], count=1),
+        projection=Projection.of(matrix),
+    )
 
 
 def tiny_spec(folder: Path, bins: int = 10, sampling: Sampling | None = None) -> Spec:

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_sites import write_classes
+from sklearn.decomposition import PCA
 
 from fl_client.calibrate import calibrate, edges, make_recipe
 from fl_client.extract import extract
+from fl_client.projection import directions
 from fl_client.site import read_site
 from protocol.errors import ConfigError, DataError
 from protocol.spec import Sampling, Spec, list_specs, load_spec
@@ -48,6 +50,43 @@ def test_a_recipe_becomes_a_spec(spec: Spec, tmp_path: Path) -> None:
     counts = extract(images, made, device="cpu").counts
     assert counts is not None
     assert (counts.sum(axis=1) == 50).all()
+
+
+def test_a_projected_spec(spec: Spec, tmp_path: Path) -> None:
+    folder = write_classes(tmp_path, {"faces": 15, "digits": 15})
+    made = calibrate(folder, recipe_of(spec), components=3, device="cpu")
+    assert (made.width, made.features) == (3, spec.features)
+    images = read_site(folder).images
+    features = extract(images, made, device="cpu", want_features=True).features
+    assert features is not None
+    assert made.projection is not None
+    axes = PCA(3, svd_solver="full").fit(features.astype(float)).components_
+    alike = np.abs(np.sum(made.projection.array * axes, axis=1))
+    np.testing.assert_allclose(alike, 1, atol=1e-5)
+    expected = np.quantile(made.projection.apply(features), (0.05, 0.95), axis=0)
+    np.testing.assert_allclose(made.lower_array, expected[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(made.upper_array, expected[1], rtol=1e-4, atol=1e-6)
+    again = calibrate(folder, made, device="cpu")  # from its own directions
+    assert again.digest == made.digest
+    assert calibrate(folder, made, components=2, device="cpu").width == 2
+
+
+def test_directions() -> None:
+    features = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    found = directions(features, 6)
+    np.testing.assert_allclose(found @ found.T, np.eye(6), atol=1e-12)
+    spread = np.var(features.astype(float) @ found.T, axis=0)
+    assert (np.diff(spread) < 0).all()
+    assert (found[np.arange(6), np.abs(found).argmax(axis=1)] > 0).all()
+    np.testing.assert_allclose(directions(features[::-1] + 100, 2), found[:2], atol=1e-5)
+    flat = np.outer(np.arange(40.0), np.ones(6))
+    for components, spanned, values in ((7, 6, features), (2, 1, flat), (1, 0, 0 * flat)):
+        with pytest.raises(ConfigError) as caught:
+            directions(values, components)
+        assert str(caught.value) == (
+            f"{components} components cannot be had: these images span {spanned} directions; take "
+            "fewer, or more images"
+        )
 
 
 def test_edges_of_features_that_do_not_vary() -> None:

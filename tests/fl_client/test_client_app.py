@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("sites") / "north", {"brain": 12, "lung": 12})
 
 
-AUTOMATIC = 'specs = ["*"]\nmin_images = 2\nautomatic = true\n'
+AUTOMATIC = 'specs = ["*"]\nmin_images = 2\nautomatic = true\nrelease = "plain"\n'
 
 
 def ask(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from fl_client.commands import register
 from fl_client.spec_commands import spec_json
 from protocol.errors import ConfigError, DataError, FedprintError, SpecMismatch
 from protocol.keys import generate_key, save_private_key
+from protocol.privacy import rho_of
 from protocol.spec import Spec, load_spec, parse_spec
 from protocol.verify import read_fingerprints
 
@@ -77,6 +79,52 @@ def test_fingerprint(tmp_path: Path, spec_file: Path, own_configuration: Path) -
     before = (out / "north.safetensors").read_bytes()
     assert run("fingerprint", north, *options, "--workers", 3).exit_code == 0
     assert (out / "north.safetensors").read_bytes() == before
+
+
+def test_a_private_fingerprint_is_drawn_once(tmp_path: Path, spec_file: Path) -> None:
+    out, report = tmp_path / "prints", tmp_path / "report.json"
+    north = write_classes(tmp_path / "north", {"a": 12, "b": 12})
+    words = ("fingerprint", north, "--spec", spec_file, "--out", out, "--device", "cpu")
+    options = ("--private", "--json", report)
+    result = run(*words, *options)
+    assert result.exit_code == 0, result.output
+    written = json.loads(report.read_text())
+    sigma = written["privacy"]["sigma"]
+    share = 100 * rho_of(2.0, 1e-5) / rho_of(8.0, 1e-5)
+    assert result.stdout.startswith(
+        "north: 24 images counted, spec tiny, private: epsilon 2 at delta 1e-05, noise of "
+        f"{sigma:.3g} counts, {share:.0f} % of the budget is spent, "
+    )
+    _, (release,) = read_fingerprints(out)
+    assert release.statement.predicate.privacy.model_dump() == written["privacy"]
+    assert release.fingerprint.sigma == sigma
+    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert run(*words, *options, "--epsilon", 3).exit_code == 0
+    assert (out / "north.safetensors").read_bytes() == files["north.safetensors"]
+    assert run(*words, *options).exit_code == 0
+    again = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert again["north.safetensors"] == files["north.safetensors"]
+    ledger = north / ".fedprint" / "ledger.jsonl"
+    assert len(ledger.read_text().splitlines()) == 1
+    assert "the privacy budget is used up" in fails(
+        FedprintError, *words, "--private", "--epsilon", 1, "--budget", 2
+    )
+    state = tmp_path / "state"
+    assert run(*words, "--private", "--epsilon", 1, "--budget", 2, "--state", state).exit_code == 0
+    assert len((state / "ledger.jsonl").read_text().splitlines()) == 1
+
+
+def test_options_of_a_private_fingerprint(tmp_path: Path, spec_file: Path) -> None:
+    site, out = write_classes(tmp_path / "north", {"a": 3}), tmp_path / "prints"
+    words = ("fingerprint", site, "--spec", spec_file, "--out", out, "--device", "cpu")
+    assert fails(ConfigError, *words, "--epsilon", 1) == (
+        "--epsilon, --delta, --cap and --budget belong to --private: give it"
+    )
+    message = fails(ConfigError, *words, "--private", "--epsilon", 1000)
+    assert message == "private release: epsilon: Input should be less than or equal to 100"
+    (tmp_path / "file").write_text("")
+    assert "state folder" in fails(DataError, *words, "--private", "--state", tmp_path / "file")
+    assert not list(out.glob("north*"))
 
 
 def test_another_spec_in_the_same_folder(tmp_path: Path, spec_file: Path, spec: Spec) -> None:
@@ -164,6 +212,26 @@ def test_spec_commands(tmp_path: Path, spec: Spec) -> None:
     assert made.calibration.images == ["public pictures"]
     assert made.sampling.draws == 40
     assert "is a folder: name the JSON file" in fails(ConfigError, *words, "--out", tmp_path)
+
+
+def test_commands_of_a_projected_spec(tmp_path: Path, spec: Spec) -> None:
+    assert re.search(r"lite0-private .* \d+ of 1280 x \d+ ", run("spec", "list").stdout)
+    private = load_spec("lite0-private")
+    shown = json.loads(run("spec", "show", "lite0-private").stdout)
+    assert (shown["width"], shown["features"]) == (private.width, 1280)
+    assert shown["projection"]["matrix"] == f"{private.width} directions in 1280 features"
+    folder, out = write_classes(tmp_path / "public", {"p": 25}), tmp_path / "new.json"
+    words = ["spec", "calibrate", folder, "--backbone", spec.backbone, "--name", "new"]
+    words += ["--weights", spec.weights.source, "--bins", 4, "--resize", 36, "--crop", 32]
+    words += ["--device", "cpu", "--out", out]
+    assert run(*words, "--components", 3).stdout.startswith(
+        "new: 3 of 512 features, 4 bins, calibrated on 25 images in "
+    )
+    assert load_spec(out).width == 3
+    assert len(out.read_text().splitlines()) < 20
+    assert fails(ConfigError, *words, "--components", 25) == (
+        "25 components cannot be had: these images span 24 directions; take fewer, or more images"
+    )
 
 
 def test_spec_json_is_short_and_true(spec: Spec) -> None:

@@ -27,6 +27,7 @@ from fl_client.site_settings import SiteSettings, load_site_settings
 from protocol.cli import main
 from protocol.errors import SiteError
 from protocol.keys import PASSPHRASE, generate_node_key, save_node_key, save_private_key
+from protocol.spec import load_spec
 
 
 @pytest.fixture
@@ -165,9 +166,15 @@ def test_the_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_faults_of_the_policy(north: SiteSettings) -> None:
     text = north.policy.read_text()
-    north.policy.write_text(text.replace("min_images = 10", "min_images = 50"))
+    north.policy.write_text(text.replace("min_images = 20", "min_images = 50"))
     assert look(north, *SETUP_CHECKS)["too-few-images"].found == (
         "the site has 24 images, its policy asks for 50"
+    )
+    north.policy.write_text(text.replace("images_per_bin = 2", "images_per_bin = 10"))
+    bins = load_spec("lite0-private").bins
+    assert look(north, *SETUP_CHECKS)["too-many-bins"].found == (
+        f"the site has 24 images, its policy asks for {10 * bins} for the {bins} bins of "
+        "lite0-private"
     )
     north.policy.write_text("specs = []")
     assert set(look(north, *SETUP_CHECKS)) == {"nothing-permitted"}
@@ -177,21 +184,40 @@ def test_faults_of_the_policy(north: SiteSettings) -> None:
 
 def test_a_policy_names_specs_that_there_are(north: SiteSettings) -> None:
     text = north.policy.read_text()
-    north.policy.write_text(text.replace('"lite0-100"', '"lite0_100"'))
+    north.policy.write_text(text.replace('"lite0-private"', '"lite0_100"'))
     found = look(north, *SETUP_CHECKS)["unknown-spec"]
     assert (found.state, found.mend) == ("failed", "take one of these or a digest")
     assert found.found.startswith("policy.toml names spec 'lite0_100', which is none of lite0-100")
     for good in ("*", "0" * 64):
-        north.policy.write_text(text.replace("lite0-100", good))
+        north.policy.write_text(text.replace("lite0-private", good))
         assert look(north, *SETUP_CHECKS) == {}
 
 
 def test_a_policy_in_words(north: SiteSettings) -> None:
     findings = {f.name: f.found for f in check_setup.check_policy(Visit(north, 0))}
     assert findings == {
-        "policy": "lets fingerprints of lite0-100 go after a person approved, from 10 images and "
-        "1 patients on, up to 1000 bins, and takes part in training"
+        "policy": "lets fingerprints of lite0-private go after a person approved, from 20 images "
+        "and 1 patients on, up to 1000 bins, with noise (epsilon 2 at delta 1e-05 each, 8 in all), "
+        "and takes part in training",
+        "ledger": "0 % of the privacy budget is spent",
     }
+    north.policy.write_text('specs = ["*"]\nautomatic = true\nrelease = "plain"\n')
+    policy, _ = check_setup.check_policy(Visit(north, 0))
+    assert policy.found == (
+        "lets fingerprints of any spec go without asking, from 10 images and 1 patients on, with "
+        "noise where the coordinator asks for it, else plain, and takes part in training"
+    )
+
+
+def test_the_ledger(north: SiteSettings) -> None:
+    text = north.policy.read_text()
+    north.policy.write_text(text.replace("budget_epsilon = 8.0", "budget_epsilon = 1.0"))
+    found = look(north, *SETUP_CHECKS)["budget-exhausted"]
+    assert (found.state, found.name) == ("warning", "ledger")
+    assert found.found.endswith("too little is left for another draw of epsilon 2")
+    (north.state / "ledger.jsonl").write_text("{}\n")
+    found = look(north, *SETUP_CHECKS)["ledger-damaged"]
+    assert (found.state, found.mend) == ("failed", "restore the state folder")
 
 
 def test_faults_of_the_state_folder(north: SiteSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +354,8 @@ def test_the_command_collects_all_and_ends_with_one(
         written = json.loads((tmp_path / "c.json").read_text())
         assert written["ok"] is True
         names = [finding["name"] for finding in written["checks"]]
-        assert {"settings", "weights of lite0-100", "coordinator", "clock", "splits"} <= set(names)
+        assert {"settings", "coordinator", "clock", "splits"} <= set(names)
+        assert "weights of lite0-private" in names
     settings.key.chmod(0o644)
     (settings.data / "grey" / "000.png").write_text("no image")
     assert check() == 1

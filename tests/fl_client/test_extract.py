@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures_sites import picture, tiny_spec, write_classes
+from fixtures_sites import picture, projected, tiny_spec, write_classes
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -185,6 +185,38 @@ def test_cached_features(
     for path in files:
         path.write_bytes(b"damaged")
     assert np.array_equal(cached_features(site, spec, "cpu")[1], counts)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), DRAWS], ids=["each-once", "with-replacement"])
+def test_a_projected_spec(folder: Path, spec: Spec, sampling: Sampling) -> None:
+    chosen = projected(spec).model_copy(update={"sampling": sampling})
+    assert chosen.projection is not None
+    images = items_of(folder)
+    counts = counts_of(images, chosen, batch_size=4, workers=1)
+    assert counts.shape == (4, 10)
+    assert (counts.sum(axis=1) == (sampling.draws or 17)).all()
+    # float64 all the way: order, workers and batches move no value over an edge
+    assert np.array_equal(counts, counts_of(images[::-1], chosen, batch_size=4, workers=3))
+    for size in (1, 5, 32):
+        assert np.array_equal(counts, counts_of(images, chosen, batch_size=size))
+    if sampling.rule == "each-once":
+        features = extract(images, spec, device="cpu", want_features=True).features
+        assert features is not None
+        values = np.clip(chosen.projection.apply(features), -0.5, 0.5)
+        expected = [np.histogram(column, np.linspace(-0.5, 0.5, 11))[0] for column in values.T]
+        assert np.array_equal(counts, expected)
+
+
+def test_the_cache_of_a_projected_spec_holds_all_features(
+    folder: Path, tmp_path: Path, spec: Spec
+) -> None:
+    site = read_site(folder, state=tmp_path / "state")
+    features, counts = cached_features(site, projected(spec), "cpu")
+    assert (features.shape, counts.shape) == ((17, 512), (4, 10))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("fl_client.features.extract")
+        assert np.array_equal(cached_features(site, projected(spec), "cpu")[1], counts)
+    assert np.array_equal(cached_features(site, spec, "cpu")[0], features)
 
 
 def test_unwritable_state(folder: Path, tmp_path: Path, spec: Spec) -> None:

@@ -26,13 +26,14 @@ from fl_client.requests import MOST, Requests
 from fl_client.site import read_site
 from protocol.errors import DataError, PolicyError
 from protocol.keys import generate_key, save_private_key, signer, signer_pem
+from protocol.privacy import AskedTerms
 from protocol.records import ReleaseRequest
 from protocol.spec import Spec
 from protocol.statement import utc_now
 from protocol.trust import TrustStore
 from protocol.verify import verify_release
 
-APPROVE_FIRST = Policy(specs=["*"], min_images=2)
+APPROVE_FIRST = Policy(specs=["*"], min_images=2, release="plain")
 
 _opened: list[str] | None = None
 
@@ -252,7 +253,9 @@ def test_training_orders_pass_the_gate_and_are_recorded_once_an_arm(
         ("run-1", "grouped"),
         ("run-2", "alone"),
     ]
-    fingerprints_only = Policy(specs=["*"], min_images=2, automatic=True, training=False)
+    fingerprints_only = Policy(
+        specs=["*"], min_images=2, automatic=True, training=False, release="plain"
+    )
     for _ in range(2):
         with pytest.raises(PolicyError, match="site north gives fingerprints only") as caught:
             gate_of(folder, fingerprints_only).admit(spec, "run-3", "alone")
@@ -265,7 +268,7 @@ def test_training_waits_for_an_approved_release(folder: Path, spec: Spec) -> Non
         gate_of(folder, APPROVE_FIRST).admit(spec, "run-1", "alone")
     assert Requests(folder / ".fedprint").find(spec) is not None
     gate = gate_of(folder, APPROVE_FIRST)
-    payload, data = gate.fingerprint(spec)
+    payload, data, _ = gate.maker.make(spec, AskedTerms())
     envelope = releasing.sign_release(
         gate.site,
         payload,
@@ -287,7 +290,7 @@ def test_an_approval_holds_for_one_recipient(folder: Path, spec: Spec) -> None:
         return gate_of(folder, policy, find_recipient=lambda: recipient)
 
     gate = to("one")
-    payload, data = gate.fingerprint(spec)
+    payload, data, _ = gate.maker.make(spec, AskedTerms())
     envelope = releasing.sign_release(
         *(gate.site, payload, spec, own_key(), APPROVE_FIRST),  # type: ignore[arg-type]
         approved=True,

@@ -42,6 +42,7 @@ codes = { b = "12345" }
 [data]
 folder = "images"
 """
+PLAIN_POLICY = 'name = "bones"\nspecs = ["*"]\nmin_images = 2\nrelease = "plain"\n'
 AUTHORITY = "the certificate of the coordinator's authority\n"
 
 
@@ -50,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "srv"
     write_classes(made / "images", {"a": 3, "b": 2})
     (made / "site.toml").write_text(SITE)
-    (made / "policy.toml").write_text('name = "bones"\nspecs = ["*"]\nmin_images = 2\n')
+    (made / "policy.toml").write_text(PLAIN_POLICY)
     (made / "ca.crt").write_text(AUTHORITY)
     save_node_key(made / "keys" / "node", generate_node_key())
     return made
@@ -235,7 +236,7 @@ def test_an_approval_is_for_the_recipient_that_was_shown(
 
 
 def test_what_goes_by_itself_goes_to_whom_the_site_connects(folder: Path, spec: Spec) -> None:
-    (folder / "policy.toml").write_text('specs = ["*"]\nmin_images = 2\nautomatic = true\n')
+    (folder / "policy.toml").write_text(PLAIN_POLICY + "automatic = true\n")
     first = ask(folder, spec)
     (folder / "site.toml").write_text(MOVED)
     (folder / "ca.crt").unlink()
@@ -290,7 +291,7 @@ def test_two_previews_at_once_are_no_approval(folder: Path, spec: Spec) -> None:
     waits(folder, spec)
     desk: Desk = open_desk(folder, "cpu")
     request = desk.find(None)
-    payload = desk.previewed(request.spec)
+    payload = desk.previewed(request)
     with pytest.raises(DataError, match="another preview was made meanwhile"):
         desk.approve(request, payload + b" ")
     desk.approve(request, payload)

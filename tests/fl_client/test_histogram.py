@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from fl_client.histogram import BinCounter
 from protocol.errors import DataError
-from protocol.spec import Calibration, Preprocess, Spec, Weights
+from protocol.spec import Calibration, Preprocess, Projection, Spec, Weights
 
 CPU = torch.device("cpu")
 
@@ -58,6 +58,48 @@ def test_outside_and_on_the_edges() -> None:
     counter = BinCounter(spec_of(np.zeros(1), np.ones(1), 4), CPU)
     counter.add(torch.tensor([[-1e30], [-0.1], [0.0], [0.25], [0.999], [1.0], [1e30]]))
     assert counter.counts().tolist() == [[3, 1, 0, 3]]
+
+
+def projected_spec_of(matrix: np.ndarray, bins: int) -> Spec:
+    components, features = matrix.shape
+    recipe = spec_of(np.zeros(features), np.ones(features), 2)
+    return recipe.model_copy(update={"bins": bins}).with_edges(
+        np.full(components, -4.0),
+        np.full(components, 4.0),
+        weights_sha256="0" * 64,
+        calibration=Calibration(images=["none"], count=1),
+        projection=Projection.of(matrix),
+    )
+
+
+@given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_projected_features_against_numpy(images: int, components: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(images, 6)).astype(np.float32)
+    matrix = rng.normal(size=(components, 6)).astype(np.float32)
+    counter = BinCounter(projected_spec_of(matrix, 8), CPU)
+    for part in np.array_split(values, 3):
+        counter.add(torch.from_numpy(part))
+    projected = values.astype(np.float64) @ matrix.astype(np.float64).T
+    for direction in range(components):
+        clipped = np.clip(projected[:, direction], -4, 4)
+        expected = np.histogram(clipped, np.linspace(-4, 4, 9))[0]
+        assert np.array_equal(counter.counts()[direction], expected)
+
+
+def test_projection_is_computed_in_double_precision() -> None:
+    # in float32 the large terms would swallow the small one, and the bin would be another
+    counter = BinCounter(projected_spec_of(np.array([[1.0, 1.0, -1.0]]), 8), CPU)
+    counter.add(torch.tensor([[2.5, 1e9, 1e9]]))
+    assert counter.counts().tolist() == [[0, 0, 0, 0, 0, 0, 1, 0]]
+
+
+def test_not_finite_before_the_projection() -> None:
+    counter = BinCounter(projected_spec_of(np.array([[0.0, 1.0]]), 4), CPU)
+    counter.add(torch.tensor([[float("inf"), 0.5]]))  # of a feature that does not even count
+    with pytest.raises(DataError, match=r"^the backbone gave NaN or infinite features: check"):
+        counter.counts()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures_sites import write_classes, write_manifest
+from fixtures_sites import projected, write_classes, write_manifest
 
 from fl_client.backbone import load_backbone
 from fl_client.learner import Learner
@@ -56,6 +56,20 @@ def sent_to(learner: Learner) -> Arrays:
     if learner.recipe == "adapter":
         return initial_adapter(learner.spec.features, 3) | initial_rows(SHARED, HIDDEN, 3)
     return learner.body() | initial_rows(SHARED, learner.spec.features, 3)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_training_does_not_see_the_projection(folder: Path, spec: Spec, recipe: Recipe) -> None:
+    plain, projecting = (
+        Learner(read_site(folder), chosen, recipe, "cpu", 0) for chosen in (spec, projected(spec))
+    )
+    first, second = (learner.start(3) for learner in (plain, projecting))
+    assert {name: value.shape for name, value in first.items()} == {
+        name: value.shape for name, value in second.items()
+    }
+    order = order_for(projecting, arm="alone", run="run-p")
+    assert "test_balanced_accuracy" in projecting.train_alone(order)
+    assert projecting.examples == plain.examples
 
 
 def test_a_round(learner: Learner) -> None:

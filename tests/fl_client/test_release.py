@@ -54,6 +54,16 @@ def test_a_release_verifies(site: Site, spec: Spec) -> None:
         ({"specs": []}, "spec-not-allowed", "spec tiny is not allowed: add it to specs"),
         ({"specs": ["other"]}, "spec-not-allowed", "spec tiny is not allowed: add it to specs"),
         ({"max_bins": 4}, "too-many-bins", "spec tiny has 10 bins, at most 4 are allowed"),
+        (
+            {"images_per_bin": 1},
+            "too-many-bins",
+            "spec tiny has 10 bins, at least 1 images a bin are needed, and site north has 5$",
+        ),
+        (
+            {"release": "private"},
+            "plain-not-allowed",
+            'a fingerprint without noise may not leave: release = "plain" would permit it$',
+        ),
         ({"min_images": 6}, "too-few-images", "site north has 5 images, at least 6 are needed"),
         ({"min_patients": 6}, "too-few-patients", "site north has 5 patients, at least 6"),
         (
@@ -66,7 +76,12 @@ def test_a_release_verifies(site: Site, spec: Spec) -> None:
 def test_the_gate_refuses(
     site: Site, spec: Spec, changes: dict[str, object], reason: str, message: str
 ) -> None:
-    allowed = {"specs": [spec.digest], "min_images": 5, "automatic": True}
+    allowed = {
+        "specs": [spec.digest],
+        "min_images": 5,
+        "automatic": True,
+        "release": "plain",
+    }
     gate(Policy.model_validate(allowed), spec, site)
     policy = Policy.model_validate({**allowed, **changes})
     with pytest.raises(PolicyError, match=f"^site policy: {message}") as caught:
@@ -82,12 +97,12 @@ def test_the_gate_fails_closed(site: Site, spec: Spec) -> None:
     recipe = spec.model_copy(update={"lower": None, "upper": None, "edges_sha256": None})
     with pytest.raises(PolicyError, match="has no bin edges"):
         gate(local_policy(), recipe, site)
-    by_digest = Policy(specs=[spec.digest], min_images=1, approved=[spec.digest])
+    by_digest = Policy(specs=[spec.digest], min_images=1, approved=[spec.digest], release="plain")
     gate(by_digest, spec, site)
 
 
 def test_what_is_forbidden_stays_so_whoever_approved_it(site: Site, spec: Spec) -> None:
-    policy = Policy(specs=[spec.digest], min_images=5)
+    policy = Policy(specs=[spec.digest], min_images=5, release="plain")
     assert policy.waits(spec)
     gate(policy, spec, site, approved=True)
     counts = np.full((spec.features, spec.bins), 1)
@@ -104,7 +119,7 @@ def test_what_is_forbidden_stays_so_whoever_approved_it(site: Site, spec: Spec) 
 
 def test_a_name_in_a_policy_means_the_shipped_spec_of_that_name(site: Site) -> None:
     shipped = load_spec("lite0-100")
-    policy = Policy(specs=["lite0-100"], min_images=1, automatic=True)
+    policy = Policy(specs=["lite0-100"], min_images=1, automatic=True, release="plain")
     gate(policy, shipped, site)
     weights = shipped.weights.model_copy(update={"source": "file:/etc/passwd"})
     for changes in ({"weights": weights}, {"bins": 1_000_000}):

@@ -12,7 +12,7 @@ from fixtures_sites import write_classes
 from fl_client import data_digest
 from fl_client.data_digest import MEMO, known_digest
 from fl_client.policy import local_policy
-from fl_client.release import describe, sign_release
+from fl_client.release import sign_release
 from fl_client.releases import Kept, Releases
 from fl_client.site import ImageItem, Site, read_site
 from protocol.errors import DataError
@@ -34,7 +34,7 @@ def key() -> Signer:
 
 
 def kept(site: Site, spec: Spec, key: Signer) -> Kept | None:
-    return Releases(site.state).find(site, spec, describe(site, spec, local_policy()), key)
+    return Releases(site.state).find(site, spec, local_policy(), key)
 
 
 def keep(site: Site, spec: Spec, key: Signer) -> tuple[bytes, bytes]:
@@ -65,13 +65,12 @@ def test_another_spec_policy_key_name_or_card_does_not_fit(
     site: Site, spec: Spec, key: Signer
 ) -> None:
     keep(site, spec, key)
-    store, terms = Releases(site.state), describe(site, spec, local_policy())
-    assert store.find(site, spec, terms, key) is not None
-    assert store.find(site, spec, terms, signer(generate_key())) is None
+    store, policy = Releases(site.state), local_policy()
+    assert store.find(site, spec, policy, key) is not None
+    assert store.find(site, spec, policy, signer(generate_key())) is None
     other = spec.model_copy(update={"bins": 20})
-    assert store.find(site, other, describe(site, other, local_policy()), key) is None
-    stricter = local_policy().model_copy(update={"min_images": 3})
-    assert store.find(site, spec, describe(site, spec, stricter), key) is None
+    assert store.find(site, other, policy, key) is None
+    assert store.find(site, spec, local_policy(min_images=3), key) is None
     renamed = read_site(site.folder, name="south")
     assert kept(renamed, spec, key) is None
     (site.folder / "site.toml").write_text('[task]\nmodality = "MRI"\n')

@@ -92,7 +92,19 @@ def test_fingerprints_wait_for_a_person_unless_told_otherwise(root: Path) -> Non
     assert init(root, "south", "--automatic") == 0
     policy = load_policy(root / "north" / "policy.toml")
     named = policy.model_copy(update={"name": "x"})
-    assert named == Policy(name="x", specs=["lite0-100"], max_bins=1000, automatic=False)
+    assert named == Policy(
+        name="x",
+        specs=["lite0-private"],
+        min_images=20,
+        images_per_bin=10,
+        max_bins=1000,
+        automatic=False,
+        release="private",
+        epsilon=2.0,
+        delta=1e-5,
+        budget_epsilon=8.0,
+        contribution_cap=1,
+    )
     assert load_policy(root / "south" / "policy.toml").automatic
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,12 +12,18 @@ from typing import Any
 
 from fl_server.deployment import Deployment
 from fl_server.engine import assemble_app
+from fl_server.local_site import LocalSite
 from tests.fl_server.running import MARK, gone
 
-EXCHANGE: Mapping[str, str | int | float | bool] = {"arms": "", "timeout": 120.0}
-"""Settings of a run that exchanges fingerprints and trains nothing."""
+EXCHANGE: Mapping[str, str | int | float | bool] = {
+    "mode": "exchange",
+    "release": "plain",
+    "timeout": 120.0,
+}
+"""Settings of a run that exchanges plain fingerprints and trains nothing."""
 
 TRAIN: Mapping[str, str | int | float | bool] = {
+    "release": "plain",
     "arms": "alone,grouped",
     "rounds": 1,
     "local-epochs": 1,
@@ -45,6 +52,33 @@ def deployed(
     with Deployment(folder, app=app, environment=marked) as deployment:
         yield deployment
     assert gone(mark) == []
+
+
+def add_plain_site(
+    deployment: Deployment,
+    name: str,
+    images: Path,
+    *,
+    approve_first: bool = False,
+    start: bool = True,
+) -> LocalSite:
+    """Add a site of few images, whose policy lets them go without noise."""
+    site = deployment.add_site(name, images, approve_first=approve_first, start=False)
+    permit_plain(site.folder)
+    if start:
+        site.start()
+    return site
+
+
+def permit_plain(folder: Path) -> None:
+    """Change a site's policy so that it lets plain fingerprints of few images go."""
+    path = folder / "policy.toml"
+    text = path.read_text()
+    changes = {"specs": '["lite0-100"]', "release": '"plain"', "min_images": 2, "images_per_bin": 0}
+    for key, value in changes.items():
+        text, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+        assert count == 1, key
+    path.write_text(text)
 
 
 def faulty_app(folder: Path, code: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -11,7 +13,13 @@ from flwr.app import Message, RecordDict
 from protocol.envelope import sign
 from protocol.fingerprint import counts_to_bytes
 from protocol.keys import generate_key, public_pem, signer
-from protocol.records import from_release_request, to_hello, to_reply
+from protocol.records import (
+    from_checkpoint,
+    from_release_request,
+    to_hello,
+    to_kept,
+    to_reply,
+)
 from protocol.statement import (
     Binding,
     Release,
@@ -25,6 +33,13 @@ from tests.protocol.conftest import IMAGES, make_counts, make_spec
 SPEC = make_spec()
 
 
+def keep_any(content: RecordDict) -> RecordDict:
+    """Answer as a site that keeps whatever checkpoint it is shown; it need not look to say so."""
+    shown = from_checkpoint(content)
+    statement = json.loads(base64.b64decode(json.loads(shown.checkpoint)["payload"]))
+    return to_kept(statement["size"])
+
+
 @dataclass
 class FakeSite:
     """A site that answers correctly; the tests' sites override one thing."""
@@ -35,6 +50,8 @@ class FakeSite:
     def __call__(self, message: Message) -> RecordDict:
         if message.metadata.message_type == "query.hello":
             return self.hello()
+        if message.metadata.message_type == "query.checkpoint":
+            return self.checkpoint(message.content)
         return self.release(message.content)
 
     def hello(self) -> RecordDict:
@@ -43,6 +60,9 @@ class FakeSite:
     def release(self, content: RecordDict) -> RecordDict:
         request = from_release_request(content)
         return self.signed(request.run, request.nonce)
+
+    def checkpoint(self, content: RecordDict) -> RecordDict:
+        return keep_any(content)
 
     def signed(self, run: str, nonce: str, payload: bytes = b"") -> RecordDict:
         """Return a correct answer to a request of this run and nonce."""

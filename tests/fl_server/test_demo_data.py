@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fl_server import demo_tasks
-from fl_server.demo_data import SITES, SPLITS, SitePlan, deal, write_demo_sites
+from fl_server.demo_data import PRIVATE_SITES, SITES, SPLITS, SitePlan, deal, write_demo_sites
 from fl_server.demo_tasks import Pool, package_file
 from protocol.errors import FedprintError
+from protocol.spec import load_spec
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -85,12 +86,10 @@ def test_seed_decides_everything(
     monkeypatch.setattr(
         "fl_server.demo_data.TASKS", {name: demo_tasks.TASKS[name] for name in names}
     )
-    monkeypatch.setattr(
-        "fl_server.demo_data.SITES", tuple(plan for plan in SITES if plan.data in names)
-    )
-    first = write_demo_sites(tmp_path / "a", seed=3)
-    again = write_demo_sites(tmp_path / "b", seed=3)
-    other = write_demo_sites(tmp_path / "c", seed=4)
+    sites = tuple(plan for plan in SITES if plan.data in names)
+    first = write_demo_sites(tmp_path / "a", 3, sites)
+    again = write_demo_sites(tmp_path / "b", 3, sites)
+    other = write_demo_sites(tmp_path / "c", 4, sites)
     for one, two, three in zip(first, again, other, strict=True):
         assert digest(one) == digest(two)
         assert digest(one) != digest(three)
@@ -128,3 +127,10 @@ def test_missing_package_says_how_to_get_it() -> None:
         "the demo's images need the package no_such_package (data/x.png not found): "
         'run pip install "fedprint[demo]"'
     )
+
+
+def test_private_sites_have_patients_enough(tmp_path: Path) -> None:
+    for folder in write_demo_sites(tmp_path, sites=PRIVATE_SITES):
+        with (folder / "labels.csv").open() as file:
+            subjects = {row["subject_id"] for row in csv.DictReader(file)}
+        assert len(subjects) >= 10 * load_spec("lite0-private").bins

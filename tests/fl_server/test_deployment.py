@@ -20,7 +20,7 @@ from tests.fl_server.test_engine import check_run
 
 pytestmark = [pytest.mark.engine, pytest.mark.deployment]
 
-SITES = ["plane-1", "plane-2", "texture-1", "texture-2"]
+SITES = ["digits-1", "digits-2", "texture-1", "texture-2"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,23 @@ def test_signatures_and_log_can_be_checked(demo: Demo) -> None:
     coordinator = demo.folder / "deployment" / "coordinator"
     pem = (coordinator / "keys" / "coordinator.pub.pem").read_text()
     assert check_files(demo.folder, read_log(demo.folder, pem)) == []
+
+
+def test_every_release_is_private(demo: Demo) -> None:
+    ledger = read_json(demo.folder, "ledger.json")
+    assert list(ledger["sites"]) == SITES
+    assert (ledger["total"]["private"], ledger["total"]["epsilon"]) == (4, 2.0)
+    for name in SITES:
+        lines = (demo.site(name) / "state" / "ledger.jsonl").read_text().splitlines()
+        assert [json.loads(line)["digest"] for line in lines] == [ledger["sites"][name]["ledger"]]
+
+
+def test_every_site_keeps_a_checkpoint_of_the_closed_log(demo: Demo) -> None:
+    size = len((demo.folder / "log" / "entries.jsonl").read_bytes().splitlines())
+    run = read_json(demo.folder, "run.json")["run"]
+    for name in SITES:
+        kept = demo.site(name) / "state" / "checkpoints" / run
+        assert (kept / f"{size:08}.dsse.json").is_file()
 
 
 def test_a_person_approved_at_one_site_and_a_policy_at_the_others(demo: Demo) -> None:

@@ -19,7 +19,7 @@ from fl_server.following import COMPLETED, await_end
 from fl_server.progress import read_status
 from protocol.log import check_files, read_log
 from tests.conftest import digits, patches, write_subfolders
-from tests.fl_server.deploying import deployed, events, read_json
+from tests.fl_server.deploying import add_plain_site, deployed, events, read_json
 
 pytestmark = [pytest.mark.engine, pytest.mark.deployment]
 
@@ -27,6 +27,7 @@ OUT = "runs/life"
 SETTINGS: dict[str, str | int | float | bool] = {
     "out": OUT,
     "arms": "alone,grouped",
+    "release": "plain",
     "rounds": 3,
     "local-epochs": 1,
     "min-sites": 4,
@@ -48,9 +49,9 @@ class Day:
             images = write_subfolders(self.root / name, digits((3, 8), 18, first=20 * number))
             if name == "digits-b":  # its row of this class stays private
                 write_subfolders(images, digits((5,), 8))
-            self.deployment.add_site(name, images)
+            add_plain_site(self.deployment, name, images)
         photos = write_subfolders(self.root / "photos", patches(18, seed=1))
-        self.deployment.add_site("photos", photos, approve_first=True)
+        add_plain_site(self.deployment, "photos", photos, approve_first=True)
         self.deployment.await_online(self.deployment.sites)
 
     def until_training(self) -> None:
@@ -111,7 +112,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         day.kill_supernode_in_training()
         assert await_end(deployment.connection, run_id, 300) == COMPLETED
         images = write_subfolders(root / "digits-d", digits((3, 8), 18, first=60))
-        deployment.add_site("digits-d", images)
+        add_plain_site(deployment, "digits-d", images)
         deployment.await_online(["digits-d"])
         deployment.run({**SETTINGS, "mode": "join"}, show=lambda _line: None)
         yield day

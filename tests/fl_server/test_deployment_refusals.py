@@ -19,7 +19,7 @@ from fl_server.certificates import issue, load_authority, make_authority
 from fl_server.deployment import Deployment
 from protocol.errors import FedprintError
 from tests.conftest import digits, patches, write_subfolders
-from tests.fl_server.deploying import EXCHANGE, deployed, faulty_app, read_json
+from tests.fl_server.deploying import EXCHANGE, add_plain_site, deployed, faulty_app, read_json
 
 pytestmark = [pytest.mark.engine, pytest.mark.deployment]
 
@@ -49,7 +49,7 @@ def fingerprint(message, context):
     request = from_release_request(message.content)
     if fault == "changed histogram":
         payload = unpack(record["payload"], 10**8)
-        counts = counts_from_bytes(payload, (request.spec.features, request.spec.bins)).copy()
+        counts = counts_from_bytes(payload, (request.spec.width, request.spec.bins)).copy()
         row = counts[0]
         row[np.argmax(row)] -= 1
         row[np.argmin(row)] += 1
@@ -91,8 +91,9 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dic
         cheats = ("alpha", "beta", "gamma")
         images = write_subfolders(root / "digits", digits((3, 8), 6))
         for name in ("north", *cheats, "revoked", "rotated", "twin", "swap-a", "swap-b"):
-            deployment.add_site(name, images, start=False)
-        deployment.add_site("south", write_subfolders(root / "photos", patches(6, seed=1)))
+            add_plain_site(deployment, name, images, start=False)
+        photos = write_subfolders(root / "photos", patches(6, seed=1))
+        add_plain_site(deployment, "south", photos)
         _swap(deployment, "swap-a", "swap-b")
         for name, site in deployment.sites.items():
             if name != "south":

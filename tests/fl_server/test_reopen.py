@@ -186,7 +186,7 @@ def test_what_newcomers_sent_waits_aside_and_goes_when_it_is_written(
     assert not (folder / JOINING).exists()
 
 
-@pytest.mark.parametrize("moves", range(12))
+@pytest.mark.parametrize("moves", range(13))
 def test_a_crash_while_writing_is_mended_by_the_next_join(
     run: Federation, folder: Path, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
@@ -207,7 +207,7 @@ def test_a_crash_while_writing_is_mended_by_the_next_join(
             take_in(run, folder, "site-0-2")
     if moves <= 1:  # nothing of the new state was moved in
         assert content(folder) == before
-    elif moves < 11:
+    elif moves < 12:
         assert check_files(folder, read_log(folder, pem(run)))
     else:  # the checkpoint alone is missing
         with pytest.raises(BadLog, match="are not the"):

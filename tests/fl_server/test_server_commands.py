@@ -28,6 +28,7 @@ from fl_server.connection import Connection
 from fl_server.coordinator import open_coordinator
 from fl_server.processes import end_family
 from fl_server.server_file import read_server_file
+from fl_server.simulation import check_settings
 from protocol.enrolment import load_invitation, make_enrolment
 from protocol.keys import (
     generate_key,
@@ -98,7 +99,15 @@ def test_init_writes_a_whole_folder(folder: Path) -> None:
         assert stat.S_IMODE((folder / secret).stat().st_mode) == 0o600
     assert open_coordinator(folder).name == "Köln (West)"
     assert (folder / "app" / "pyproject.toml").is_file()
-    assert tomllib.loads((folder / "run.toml").read_text()) == {"server-dir": str(folder)}
+    run_config = tomllib.loads((folder / "run.toml").read_text())
+    assert run_config == {
+        "server-dir": str(folder),
+        "release": "private",
+        "spec": "lite0-private",
+        "epsilon": 2.0,
+        "delta": 1e-5,
+    }
+    assert check_settings(run_config).terms.mode == "private"
 
 
 def test_flower_goes_straight_to_the_superlink(folder: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from protocol.envelope import sign
 from protocol.fingerprint import counts_to_bytes
 from protocol.keys import generate_key, public_pem, signer
+from protocol.projection import Projection
 from protocol.spec import Spec, edges_digest, parse_spec
 from protocol.statement import Binding, Release, binding_statement, release_statement
 from protocol.taskcard import TaskCard
@@ -40,6 +41,19 @@ def make_spec(**changes: Any) -> Spec:
         "edges_sha256": edges_digest(lower, upper),
     }
     return parse_spec({**values, **changes})
+
+
+def projected_spec(components: int = 3, **changes: Any) -> Spec:
+    """Return a small ready spec that counts few directions in the features."""
+    matrix = np.random.default_rng(components).normal(size=(components, FEATURES))
+    lower, upper = np.full(components, -2.0), np.full(components, 2.0)
+    values: dict[str, Any] = {
+        "projection": Projection.of(matrix).model_dump(),
+        "lower": lower.tolist(),
+        "upper": upper.tolist(),
+        "edges_sha256": edges_digest(lower, upper),
+    }
+    return make_spec(**{**values, **changes})
 
 
 def make_counts(total: int = IMAGES, seed: int = 0) -> NDArray[np.int64]:

@@ -10,9 +10,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from hypothesis import given
+from hypothesis import strategies as st
 
-from protocol.envelope import IN_TOTO, open_envelope, own_key, parse_statement, sign
-from protocol.errors import MalformedEnvelope, MalformedStatement
+from protocol.envelope import IN_TOTO, is_canonical, open_envelope, own_key, parse_statement, sign
+from protocol.errors import MalformedEnvelope, MalformedStatement, VerificationError
 from protocol.keys import generate_key, key_id, public_key, public_pem, signer
 from protocol.taskcard import TaskCard
 
@@ -64,3 +66,31 @@ def test_a_statement_of_another_kind_is_named() -> None:
         parse_statement(b"{}", TaskCard)
     with pytest.raises(MalformedStatement, match=r"no valid TaskCard: Invalid JSON"):
         parse_statement(b"\xff", TaskCard)
+
+
+ENVELOPE = sign(CARD, signer(generate_key()))
+
+
+def is_as_signed(data: bytes) -> bool:
+    """Say whether an envelope opens with the key that it names, and is as it was written."""
+    try:
+        open_envelope(data, lambda _: own_key(ENVELOPE))
+        return is_canonical(data)
+    except VerificationError:
+        return False
+
+
+@given(at=st.integers(0, len(ENVELOPE) - 1), put=st.binary(max_size=3), cut=st.integers(0, 2))
+def test_no_byte_of_an_envelope_can_be_changed(at: int, put: bytes, cut: int) -> None:
+    other = ENVELOPE[:at] + put + ENVELOPE[at + cut :]
+    assert is_as_signed(other) == (other == ENVELOPE)
+
+
+def test_what_a_signature_does_not_cover_is_found_nevertheless(any_key: PrivateKeyTypes) -> None:
+    data = sign(CARD, signer(any_key))
+    assert is_canonical(data)
+    box = json.loads(data)
+    box["signatures"][0]["publicKey"] += "\n"
+    for other in (data + b" ", json.dumps(box).encode(), data.replace(b'{"p', b'{"a":1,"p', 1)):
+        open_envelope(other, lambda _: own_key(data))
+        assert not is_canonical(other)

@@ -99,6 +99,16 @@ def test_rows_sum_to_one_whatever_the_counts() -> None:
     assert rows.dtype == np.float64
 
 
+def test_shares_are_not_clipped() -> None:
+    counts = np.array([[1, 3, 0], [-2, 9, 1]])
+    noisy = Fingerprint("a", counts, "0" * 64, 4, sigma=3.0).shares
+    np.testing.assert_array_equal(noisy, counts / 4)  # whatever the rows add up to
+    drawn = np.array([[10, 30, 0], [20, 10, 10], [0, 0, 0]])
+    plain = Fingerprint("a", drawn, "0" * 64, 4).shares
+    np.testing.assert_array_equal(plain, [[0.25, 0.75, 0], [0.5, 0.25, 0.25], [0, 0, 0]])
+    assert plain.dtype == noisy.dtype == np.float64
+
+
 def test_a_fingerprint_holds_a_matrix_of_integers() -> None:
     with pytest.raises(BadShape, match="counts of a have 1 dimensions instead of 2"):
         Fingerprint("a", np.zeros(3, int), "0" * 64, 1)

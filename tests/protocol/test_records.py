@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, RecordDict
@@ -11,7 +13,11 @@ from protocol.envelope import LIMIT as ENVELOPE_LIMIT
 from protocol.errors import DataError, MalformedMessage, MalformedPayload, TooLarge
 from protocol.keys import generate_key, public_pem
 from protocol.records import (
+    AskedTerms,
+    CheckpointMessage,
     Hello,
+    ReleaseRequest,
+    from_checkpoint,
     from_hello,
     from_hello_request,
     from_release_request,
@@ -19,11 +25,14 @@ from protocol.records import (
     hello_request,
     refusal,
     release_request,
+    to_checkpoint,
     to_hello,
     to_refusal,
     to_reply,
 )
 from protocol.spec import Spec
+
+from .conftest import projected_spec
 
 
 def message(**values: str | bytes | int) -> RecordDict:
@@ -34,16 +43,80 @@ def test_there_and_back(tiny_spec: Spec) -> None:
     pem = public_pem(generate_key())
     assert from_hello_request(hello_request("run-1")) == "run-1"
     assert from_hello(to_hello("north", pem)) == Hello("north", pem)
-    assert from_release_request(release_request("run-1", "n", tiny_spec)) == (
-        "run-1",
-        "n",
-        tiny_spec,
-    )
+    plain = ReleaseRequest("run-1", "n", tiny_spec, AskedTerms(mode="plain"))
+    assert from_release_request(release_request("run-1", "n", tiny_spec)) == plain
+    terms = AskedTerms(mode="private", epsilon=0.5, delta=1e-7)
+    asked = from_release_request(release_request("run-1", "n", projected_spec(), terms))
+    assert (asked.spec, asked.terms) == (projected_spec(), terms)
     site, payload, release, binding = from_reply(
         to_reply("north", b"payload" * 100, b"release", b"binding")
     )
     assert site == "north"
     assert (payload, release, binding) == (b"payload" * 100, b"release", b"binding")
+
+
+@pytest.mark.parametrize(
+    ("terms", "text"),
+    [
+        ('{"epsilon": 0}', "epsilon: Input should be greater than or equal to 0.01"),
+        ('{"epsilon": 1e9}', "epsilon: Input should be less than or equal to 100"),
+        ('{"epsilon": NaN}', "epsilon: Input should be a finite number"),
+        ('{"epsilon": "2"}', "epsilon: Input should be a valid number"),
+        ('{"delta": 0}', "delta: Input should be greater than or equal to 0.0000"),
+        ('{"delta": 0.5}', "delta: Input should be less than or equal to 0.01"),
+        ('{"mode": "none"}', "mode: Input should be 'plain' or 'private'"),
+        ('{"sigma": 0}', "sigma: Extra inputs are not permitted"),
+        ("[]", "Input should be an object"),
+        ("{", "Invalid JSON: EOF while parsing"),
+    ],
+)
+def test_terms_that_cannot_be_asked(tiny_spec: Spec, terms: str, text: str) -> None:
+    content = message(run="r", nonce="n", spec=tiny_spec.model_dump_json(), terms=terms)
+    with pytest.raises(MalformedMessage) as caught:
+        from_release_request(content)
+    assert str(caught.value).startswith(f"unusable terms of a release: {text}")
+    with pytest.raises(MalformedMessage, match="the message lacks 'terms'"):
+        from_release_request(message(run="r", nonce="n", spec=tiny_spec.model_dump_json()))
+
+
+SHOWN = CheckpointMessage(
+    run="run-1",
+    coordinator="pem",
+    checkpoint=b"signed",
+    entry=b"{}",
+    index=3,
+    inclusion=[bytes([n]) * 32 for n in range(3)],
+    earlier=2,
+    consistency=[b"x" * 32],
+)
+
+
+def test_a_checkpoint_there_and_back() -> None:
+    assert from_checkpoint(to_checkpoint(SHOWN)) == SHOWN
+    first = replace(SHOWN, earlier=0, consistency=[])
+    assert from_checkpoint(to_checkpoint(first)) == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"inclusion": [b"x" * 31]}, "'inclusion' of the log has 31 bytes: it is no proof"),
+        ({"consistency": [b"x" * 32] * 66}, "'consistency' of the log has 2112 bytes: it is no"),
+        ({"index": -1}, "the log cannot have entries -1 and 2"),
+        ({"earlier": 2**60}, "the log cannot have entries 3 and 1152921504606846976"),
+        ({"index": "3"}, "the message lacks 'index'"),
+        ({"run": 3}, "the message lacks 'run'"),
+        (
+            {"checkpoint": bytes(65537)},
+            "the checkpoint has a part of 65537 bytes, the limit is 65536",
+        ),
+        ({"coordinator": "x" * 70000}, "the checkpoint has a part of 70000 bytes, the limit is 65"),
+    ],
+)
+def test_malformed_checkpoints(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises((MalformedMessage, TooLarge)) as caught:
+        from_checkpoint(to_checkpoint(replace(SHOWN, **changes)))
+    assert str(caught.value).startswith(text)
 
 
 def test_the_payload_is_compressed() -> None:

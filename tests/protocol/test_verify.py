@@ -23,12 +23,23 @@ from protocol.errors import ConfigError, VerificationError
 from protocol.files import atomic_json, atomic_write
 from protocol.fingerprint import counts_to_bytes
 from protocol.keys import generate_key, public_pem, signer
+from protocol.privacy import noised, terms
 from protocol.statement import BINDING_TYPE, Privacy
 from protocol.taskcard import TaskCard
 from protocol.trust import TrustStore
 from protocol.verify import read_fingerprints, verify_local
 
-from .conftest import BINS, FEATURES, IMAGES, NOW, Case, make_case, make_counts, make_spec
+from .conftest import (
+    BINS,
+    FEATURES,
+    IMAGES,
+    NOW,
+    Case,
+    make_case,
+    make_counts,
+    make_spec,
+    projected_spec,
+)
 
 FUZZED = make_case(generate_key())
 
@@ -194,9 +205,84 @@ def test_row_sums_of_a_plain_release(case: Case, kind: str) -> None:
     assert reason_of(case.signed(tensor(spoil(kind)))) == "bad-row-sums"
 
 
-def test_row_sums_of_a_private_release_are_free(case: Case) -> None:
-    private = Privacy(mode="private", rho=0.05, sigma=3.0, neighbours="replace-one")
-    case.signed(counts_to_bytes(spoil("negative") - 3), privacy=private).verify()
+PRIVATE = terms(FEATURES, epsilon=2.0, delta=1e-5)
+SIGMA = PRIVATE.sigma or 0.0
+
+
+def private(case: Case, counts: Any, privacy: Privacy = PRIVATE, cap: int = 1) -> Case:
+    return case.signed(counts_to_bytes(counts), privacy=privacy, contribution_cap=cap)
+
+
+def test_a_private_release(case: Case) -> None:
+    for seed in range(30):
+        counts = noised(make_counts(seed=seed), SIGMA)
+        found = private(case, counts).verify().fingerprint
+        assert found.sigma == SIGMA
+        np.testing.assert_array_equal(found.counts, counts)
+        np.testing.assert_allclose(found.shares, counts / IMAGES)
+    assert case.verify().fingerprint.sigma == 0
+
+
+def test_counts_that_noise_does_not_explain(case: Case) -> None:
+    row, single = 8 * SIGMA * BINS**0.5 + 1, 8 * SIGMA + 1
+    for place, amount in ((0, row), (3, -row)):
+        counts = make_counts()
+        fits, exceeds = int(abs(amount)), int(abs(amount)) + 1
+        sign = 1 if amount > 0 else -1
+        spread = np.full(BINS, fits // BINS)  # no single count stands out
+        spread[: fits % BINS] += 1
+        counts[place] += sign * spread
+        private(case, counts).verify()
+        counts[place, 0] += sign * (exceeds - fits)
+        with pytest.raises(VerificationError) as caught:
+            private(case, counts).verify()
+        assert str(caught.value) == (
+            f"row {place} of north is {exceeds} away from its {IMAGES} images, more than noise of "
+            f"{SIGMA:.4g} explains"
+        )
+        assert caught.value.reason == "bad-row-sums"
+    for value in (-int(single) - 1, IMAGES + int(single) + 1, 2**62, -(2**63)):
+        counts = make_counts()
+        counts[1, 2] = value
+        with pytest.raises(VerificationError) as caught:
+            private(case, counts).verify()
+        assert str(caught.value) == (
+            f"a count of north is further outside 0 to {IMAGES} than noise of {SIGMA:.4g} explains"
+        )
+
+
+def test_counts_that_would_wrap_around(case: Case) -> None:
+    counts = np.zeros((FEATURES, BINS), np.int64)
+    counts[:, :4], counts[:, 4] = 2**62, IMAGES
+    assert reason_of(private(case, counts)) == "bad-row-sums"
+
+
+def test_terms_that_do_not_hold_together(case: Case) -> None:
+    counts = noised(make_counts(), SIGMA)
+    assert reason_of(private(case, counts, cap=0)) == "bad-privacy"
+    assert reason_of(private(case, counts, cap=2)) == "bad-privacy"
+    for change in ({"sigma": SIGMA / 2}, {"epsilon": 1.0}, {"rho": 9.0}, {"mode": "plain"}):
+        changed = PRIVATE.model_copy(update=change)
+        assert reason_of(private(case, counts, changed)) == "bad-privacy"
+    assert reason_of(private(case, counts, Privacy(mode="private"))) == "bad-privacy"
+    # noise stated to hide that rows do not add up
+    assert reason_of(private(case, spoil("ragged"), Privacy(sigma=9.0))) == "bad-privacy"
+
+
+def test_a_private_release_counts_each_image_once(case: Case) -> None:
+    drawn = replace(case, spec=make_spec(sampling={"rule": "with-replacement", "draws": 100}))
+    counts = noised(make_counts(100), SIGMA)
+    with pytest.raises(VerificationError, match=r"^north drew images again and again, which no"):
+        private(drawn, counts).verify()
+
+
+def test_a_private_release_of_a_projected_spec(case: Case) -> None:
+    projected = replace(case, spec=projected_spec())
+    made = terms(3, epsilon=1.0, delta=1e-6, cap=4)
+    counts = noised(make_counts()[:3], made.sigma or 0.0)
+    found = private(projected, counts, made, 4).verify()
+    assert found.fingerprint.counts.shape == (3, BINS)
+    assert reason_of(private(projected, noised(make_counts(), 99.0), made, 4)) == "bad-shape"
 
 
 def test_row_sums_with_replacement_are_the_draws(case: Case) -> None:

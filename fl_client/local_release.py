@@ -1,0 +1,82 @@
+"""Releases that a person at the site makes without a federation, plain or private."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fl_client.gate import Gate
+from fl_client.policy import Policy
+from fl_client.privacy_words import share_spent
+from fl_client.release import describe, make_release
+from fl_client.site import Site
+from protocol.keys import Signer
+from protocol.privacy import AskedTerms
+from protocol.spec import Spec
+from protocol.statement import Release
+
+
+class Released(NamedTuple):
+    """A release: its two files' bytes, what it says, and one line and more facts about it."""
+
+    payload: bytes
+    envelope: bytes
+    terms: Release
+    line: str
+    facts: dict[str, Any]
+
+
+def release_plain(
+    site: Site, spec: Spec, policy: Policy, signer: Signer, device: str, options: Mapping[str, Any]
+) -> Released:
+    """Count a site's images and sign the counts as they are.
+
+    Parameters
+    ----------
+    site, spec, policy, signer
+        Whose images, by what, under which policy and with whose signature.
+    device : str
+        Where to compute; empty takes the first that is there.
+    options : mapping
+        More arguments of `fl_client.extract.extract`.
+
+    Raises
+    ------
+    PolicyError, DataError
+        If the policy refuses, or an image cannot be read.
+    """
+    from fl_client.extract import extract
+
+    found = extract(site.images, spec, device=device, **options)
+    assert found.counts is not None
+    payload, envelope = make_release(site, found.counts, spec, signer, policy)
+    rate = found.views / max(found.seconds, 1e-9)
+    facts = {"views": found.views, "seconds": found.seconds, "images_per_second": rate}
+    line = (
+        f"{site.name}: {len(site.images)} images, spec {spec.name}, "
+        f"{found.seconds:.1f} s ({rate:.0f} images/s), signed"
+    )
+    return Released(payload, envelope, describe(site, spec, policy), line, facts)
+
+
+def release_private(
+    site: Site, spec: Spec, policy: Policy, signer: Signer, device: str, options: Mapping[str, Any]
+) -> Released:
+    """Release a site's counts with noise, through its gate: paid for in the ledger, drawn once.
+
+    Parameters and errors are those of `release_plain`, and the gate's refusals.
+    """
+    gate = Gate(site, policy, lambda: signer, device=device or None, options=options)
+    asked = AskedTerms(mode="private", epsilon=policy.epsilon, delta=policy.delta)
+    started = time.monotonic()
+    kept = gate.release(spec, asked)
+    seconds, privacy = time.monotonic() - started, kept.terms.privacy
+    of = "" if kept.terms.images == len(site.images) else f" of {len(site.images)}"
+    line = (
+        f"{site.name}: {kept.terms.images}{of} images counted, spec {spec.name}, private: epsilon "
+        f"{privacy.epsilon:.3g} at delta {privacy.delta:g}, noise of {privacy.sigma:.3g} counts, "
+        f"{share_spent(privacy):.0f} % of the budget is spent, {seconds:.1f} s, signed"
+    )
+    facts = {"seconds": seconds, "privacy": privacy.model_dump(mode="json")}
+    return Released(kept.payload, kept.envelope, kept.terms, line, facts)

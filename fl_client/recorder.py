@@ -1,0 +1,68 @@
+"""What the gate writes into the site's history: departures, refusals, waiting and training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fl_client.history import Entry, History, make_entry, reason_of
+from fl_client.policy import AWAITING, Policy
+from fl_client.releases import Kept
+from fl_client.site import Site
+from protocol.errors import FedprintError
+from protocol.files import sha256_hex
+from protocol.spec import Spec
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes the decisions about one site's requests down; nothing where the site keeps nothing."""
+
+    site: Site
+    policy: Policy
+    keeps: bool
+
+    def departure(self, spec: Spec, run: str, kept: Kept) -> None:
+        """Record that a release leaves: for the first time or again, as the history has it."""
+        if not self.keeps:
+            return
+        history = History(self.site.state)
+        again = history.has_left(sha256_hex(kept.payload))
+        decision = "released-again" if again else "released"
+        history.add(
+            make_entry(
+                self.site,
+                spec,
+                self.policy,
+                decision,
+                run=run,
+                payload=kept.payload,
+                terms=kept.terms,
+            )
+        )
+
+    def training(self, spec: Spec, run: str, arm: str) -> None:
+        """Record that the site takes part in an arm's training, once."""
+        self._add(make_entry(self.site, spec, self.policy, "training", run=run, arm=arm))
+
+    @contextmanager
+    def refusals(self, spec: Spec, run: str, arm: str = "") -> Iterator[None]:
+        """Record what is refused here, and that it waits where only a person's approval lacks."""
+        try:
+            yield
+        except FedprintError as error:
+            decision = AWAITING if reason_of(error) == AWAITING else "refused"
+            made = make_entry(self.site, spec, self.policy, decision, run=run, arm=arm, error=error)
+            self._add(made)
+            raise
+
+    def _add(self, entry: Entry) -> None:
+        if not self.keeps:
+            return
+        history = History(self.site.state)
+        # orders are given round by round, and who waits asks until somebody approves
+        if entry.arm or entry.decision == AWAITING:
+            history.add_once(entry)
+        else:
+            history.add(entry)

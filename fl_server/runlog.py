@@ -1,0 +1,181 @@
+"""The run's transparency log while it grows: an entry is on the disk before what follows from it.
+
+The entries of a run that goes on lie in ``log/entries.jsonl`` already; the signed checkpoint beside
+them is written when the run has ended. A run that is resumed, a join and a later report go on with
+the same entries, so that what sites were shown before is always a prefix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from protocol.envelope import sign
+from protocol.errors import BadLog
+from protocol.files import atomic_write, canonical_json, sha256_hex
+from protocol.keys import Signer
+from protocol.log import CHECKPOINT_TYPE, ENTRIES, Log
+from protocol.privacy import AskedTerms
+from protocol.runfiles import LeftOut
+from protocol.spec import Spec
+from protocol.trust import TrustStore
+
+PLACES = ("release", "left out")
+"""Entries of which a site's last one says whether it takes part."""
+
+
+class RunLog:
+    """A log that only grows.
+
+    Parameters
+    ----------
+    lines : iterable of bytes
+        The entries so far.
+    path : Path or None
+        Where entries are appended at once; None keeps them in memory until `close`.
+    """
+
+    def __init__(self, lines: Iterable[bytes] = (), path: Path | None = None) -> None:
+        self._lines, self._path = list(lines), path
+        self.entries: list[dict[str, Any]] = [json.loads(line) for line in self._lines]
+        self._said = {_said(entry) for entry in self.entries}
+
+    @classmethod
+    def open(cls, run: Path) -> RunLog:
+        """Go on with the log of a run folder.
+
+        A line that a crash cut off was never shown to anybody, and is dropped.
+
+        Raises
+        ------
+        BadLog
+            If what lies there is no log.
+        """
+        path = run / "log" / ENTRIES
+        whole = path.read_bytes().rpartition(b"\n") if path.is_file() else (b"", b"", b"")
+        if whole[2]:
+            atomic_write(path, whole[0] + whole[1])
+        try:
+            return cls(whole[0].split(b"\n") if whole[0] else [], path)
+        except ValueError:
+            raise BadLog(f"{path} is damaged: delete its folder or choose another out") from None
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, kind: str, *, at: datetime | None = None, **values: Any) -> None:
+        """Append an entry; with a path, wait until it lies on the disk."""
+        one = Log("")
+        one.append(kind, at=at, **values)
+        self._keep(one.lines[0])
+
+    def add_once(self, kind: str, *, at: datetime | None = None, **values: Any) -> None:
+        """Append an entry unless one says the same, whenever that was."""
+        if _said({**values, "kind": kind}) not in self._said:
+            self.add(kind, at=at, **values)
+
+    def asked(self, spec: Spec, terms: AskedTerms) -> None:
+        """Enter what the sites are asked for."""
+        asked = terms.model_dump(mode="json")
+        self.add_once("spec", spec=spec.digest, name=spec.name, terms=asked)
+
+    def requested(self, site: str, nonce: str) -> None:
+        """Enter that a site was asked; of the nonce only the digest, until it is used."""
+        self.add("request", site=site, nonce=sha256_hex(nonce.encode()))
+
+    def trusted(self, store: TrustStore, at: datetime | None = None) -> None:
+        """Enter the keys of the trust store, and which of them were replaced or revoked."""
+        for entry in sorted(store.entries, key=lambda entry: entry.site):
+            self.add_once("enrolment", at=at, site=entry.site, key=entry.key_id)
+            if entry.status != "active":
+                key, status = entry.key_id, entry.status
+                self.add_once("key", at=at, site=entry.site, key=key, status=status)
+
+    def released(self, site: str, said: Mapping[str, str], at: datetime | None = None) -> None:
+        """Enter a verified release, unless the last word on the site says the same."""
+        if self._is_last_word("release", site, said):
+            return
+        if any(e["kind"] == "awaiting-approval" and e["site"] == site for e in self.entries):
+            self.add_once("approval", at=at, site=site, release=said["release"])
+        self.add("release", at=at, site=site, **said)
+
+    def left_out(self, gone: LeftOut, at: datetime | None = None) -> None:
+        """Enter who takes no part and why, unless the last word on it says the same."""
+        if not self._is_last_word("left out", gone.site, {"reason": gone.reason}):
+            self.add("left out", at=at, site=gone.site, reason=gone.reason)
+
+    def release_of(self, site: str) -> int:
+        """Return the index of a site's release.
+
+        Raises
+        ------
+        BadLog
+            If there is none.
+        """
+        for index in reversed(range(len(self))):
+            entry = self.entries[index]
+            if entry["kind"] == "release" and entry["site"] == site:
+                return index
+        raise BadLog(f"the log has no release of {site}")
+
+    def last(self, kind: str) -> int:
+        """Return the index of the last entry of a kind, -1 when there is none."""
+        found = [index for index, entry in enumerate(self.entries) if entry["kind"] == kind]
+        return found[-1] if found else -1
+
+    def seen_by(self, site: str) -> int:
+        """Return the size of the last checkpoint that a site is known to keep, else 0."""
+        kept = [e["size"] for e in self.entries if e["kind"] == "checkpoint" and e["site"] == site]
+        return int(kept[-1]) if kept else 0
+
+    def as_log(self, run: str) -> Log:
+        """Return the log of today, which does not grow with this one."""
+        log = Log(run)
+        log.lines = list(self._lines)
+        return log
+
+    def checkpoint(self, run: str, signer: Signer) -> bytes:
+        """Return the present size and tree head, signed."""
+        return sign(self.as_log(run).checkpoint(), signer, CHECKPOINT_TYPE)
+
+    def close(self, run: str, folder: Path, signer: Signer) -> None:
+        """Append the closing entry over a folder's files; write entries and checkpoint there."""
+        log = self.as_log(run)
+        log.close(folder)
+        self._path = None  # from here on the file is replaced as a whole, never grown
+        self._keep(log.lines[-1])
+        log.write(folder, signer)
+
+    def _is_last_word(self, kind: str, site: str, said: Mapping[str, str]) -> bool:
+        words = [e for e in self.entries if e["kind"] in PLACES and e["site"] == site]
+        return bool(words) and _said(words[-1]) == _said({**said, "site": site, "kind": kind})
+
+    def _keep(self, line: bytes) -> None:
+        if self._path is not None:
+            _append(self._path, line + b"\n")
+        self._lines.append(line)
+        self.entries.append(json.loads(line))
+        self._said.add(_said(self.entries[-1]))
+
+
+def participants(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return by site the release on which a log's last word is that it takes part."""
+    found = {e["site"]: e for e in entries if e["kind"] in PLACES}
+    return {site: entry for site, entry in sorted(found.items()) if entry["kind"] == "release"}
+
+
+def _said(entry: Mapping[str, Any]) -> bytes:
+    """Return what an entry says, whenever it was written."""
+    return canonical_json({name: value for name, value in entry.items() if name != "time"})
+
+
+def _append(path: Path, line: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())

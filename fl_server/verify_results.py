@@ -1,0 +1,104 @@
+"""Checks of what was decided: run.json, distances, groups and partners, computed once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import numpy as np
+
+from fl_server.decisions import Decision, decide_as
+from fl_server.outcomes import recommendations_file
+from fl_server.privacy import site_privacy
+from fl_server.received import Release
+from fl_server.report_data import read_distances
+from fl_server.runfolder import SUSPICIOUS
+from fl_server.verify_evidence import Broken, Evidence, Finding
+from fl_server.verify_joined import base_of, check_joined, joined_sites
+from fl_server.verify_same import CLOSE, TINY, differences
+from protocol.errors import FedprintError
+from protocol.files import sha256_hex
+from protocol.fingerprint import Fingerprint
+from protocol.runfiles import GroupsFile, RecommendationsFile
+from strategies.measures import get
+
+
+def check_run(evidence: Evidence) -> Iterator[Finding]:
+    """Check what run.json says of spec, sites and privacy, and who was left out."""
+    said, spec = evidence.run_file, evidence.spec
+    if (said.spec.name, said.spec.digest) != (spec.name, spec.digest):
+        yield Finding("run.json", "names another spec than spec.json")
+    if [entry.site for entry in said.sites] != evidence.members:
+        yield Finding("run.json", "its sites are not those that the log names")
+    for entry in said.sites:
+        release = evidence.release(entry.site)
+        if (entry.task, entry.images) != (release.card.name, release.fingerprint.n_images):
+            yield Finding("run.json", f"says another task or number of images than {entry.site}")
+        signed = site_privacy(Release(0, release, b"", b"", b""))
+        if entry.privacy is not None:
+            for line in differences(entry.privacy, signed):
+                yield Finding("run.json", f"privacy of {entry.site}: {line}")
+    last = {e["site"]: e.get("reason") for e in evidence.entries if e["kind"] == "left out"}
+    for gone in said.left_out:
+        if last.get(gone.site) != gone.reason:
+            yield Finding("run.json", f"left out {gone.site} ({gone.reason}), the log does not")
+
+
+def check_distances(evidence: Evidence) -> Iterator[Finding]:
+    """Check every distance against the released counts."""
+    evidence.read("distances.csv")
+    names, found = read_distances(evidence.run / "distances.csv")
+    if names != evidence.members:
+        yield Finding("distances.csv", "its sites are not those that the log names")
+        return
+    prints = [evidence.release(site).fingerprint for site in names]
+    wanted = get(evidence.settings.measure).matrix(prints, prints, evidence.spec)  # [k, k]
+    off = np.argwhere(~np.isclose(found, wanted, rtol=CLOSE, atol=TINY))
+    if len(off):
+        i, j = off[0].tolist()
+        yield Finding(
+            "distances.csv",
+            f"{names[i]} to {names[j]} is {found[i, j]:.9g}, the counts give {wanted[i, j]:.9g}"
+            + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
+        )
+
+
+def check_groups(evidence: Evidence) -> Iterator[Finding]:
+    """Check groups, reasons and partners against the released counts and the run's settings."""
+    found = evidence.model("groups.json", GroupsFile)
+    recommended = evidence.model("recommendations.json", RecommendationsFile)
+    logged = [e.get("sha256") for e in evidence.entries if e["kind"] == "groups"]
+    if sha256_hex(evidence.read("groups.json")) not in logged:
+        yield Finding("groups.json", "is not the file that the log names")
+    if not made_by_this_version(evidence, "groups.json"):
+        return
+    decision = _decide(evidence)
+    late = joined_sites(evidence)
+    for line in differences(base_of(found, late), decision.groups):
+        yield Finding("groups.json", line)
+    yield from check_joined(evidence, found, late)
+    settled = Decision(decision.names, decision.distances, found)
+    for line in differences(recommended, recommendations_file(settled)):
+        yield Finding("recommendations.json", line)
+
+
+def made_by_this_version(evidence: Evidence, name: str) -> bool:
+    """Tell whether this version of fedprint wrote a file; note it when it cannot be made again."""
+    own, made_by = version("fedprint"), evidence.run_file.versions.get("fedprint", "unknown")
+    if own != made_by:
+        evidence.notes.append(
+            f"{name} was not computed again: fedprint {made_by} wrote it, this is {own}"
+        )
+    return own == made_by
+
+
+def _decide(evidence: Evidence) -> Decision:
+    """Decide again, as the coordinator did before anyone joined."""
+    late = set(joined_sites(evidence))
+    gone = {e.site for e in evidence.run_file.left_out if e.reason == SUSPICIOUS}
+    sites = [s for s in evidence.members if s not in late] + sorted(gone & evidence.named.keys())
+    prints: list[Fingerprint] = [evidence.release(site).fingerprint for site in sites]
+    try:
+        return decide_as(evidence.settings, prints, evidence.spec)
+    except FedprintError as error:
+        raise Broken("groups.json", f"cannot be computed again: {error}") from None

@@ -1,0 +1,202 @@
+"""Fingerprints that a member cannot have made honestly, or hardly so.
+
+Signatures say who sent a release, not that it is true. Here the counts themselves are questioned:
+whether their noise is the declared one, whether two sites released the same, and whether images
+could have given such counts at all. The three tests with a null distribution share a level of
+`LEVEL` over the whole pool, so of a hundred pools of honest sites at most one gets any of those
+findings. The looks at the backbone's range have no such law; their limits were measured on real
+tasks, see `strategies.plausible`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from protocol.fingerprint import Fingerprint
+from protocol.spec import Spec
+from strategies.copies import shared_noise, shared_sample
+from strategies.measures import stack
+from strategies.declared_noise import impossible_counts, too_little_noise, too_much_noise
+from strategies.plausible import far_from_all, smooth, spread_of
+
+__all__ = ["CERTAIN", "LEVEL", "Suspicion", "suspicions"]
+
+LEVEL = 0.01
+"""Chance that a pool of honest sites gets any finding of the tests with a null distribution."""
+
+CERTAIN = 1e-6
+"""Below this chance over the whole pool, nobody needs to ask whether it was chance."""
+
+_FAMILIES = 4  # noise too low, noise too high, impossible counts, duplicates
+_SMOOTH = 0.5  # honest counts scatter by 0.97 to 1.09 of what sampling causes
+_ALIKE = 0.02  # spread; images of one class of one real data set have 0.045 or more
+_WIDE = 0.95  # of the spread of evenly filled bins; real tasks have up to 0.71
+_FAR = 0.8  # distance to the nearest other site; real tasks have up to 0.6
+_ERRORS = 3  # of the noise, beyond a limit
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What speaks against a fingerprint.
+
+    Parameters
+    ----------
+    site
+        Whose fingerprint.
+    kind
+        ``"noise"``, ``"impossible"``, ``"duplicate"``, ``"smooth"``, ``"spread"`` or ``"far"``.
+    message
+        One sentence for the coordinator.
+    certain
+        Whether chance is ruled out. Otherwise ask the site before anything else is done.
+    """
+
+    site: str
+    kind: str
+    message: str
+    certain: bool
+
+
+def suspicions(fingerprints: Sequence[Fingerprint], spec: Spec) -> list[Suspicion]:
+    """Look for fingerprints that are not what they claim.
+
+    Parameters
+    ----------
+    fingerprints
+        All of the pool, one a site, made by the spec. Names play no part.
+    spec
+        What they were made by.
+
+    Returns
+    -------
+    list of Suspicion
+        By site and kind, at most one of each; empty where nothing speaks against anybody.
+
+    Raises
+    ------
+    SpecMismatch
+        If a fingerprint was made by another spec.
+    """
+    if not fingerprints:
+        return []
+    stack(fingerprints, spec)  # all of one spec and shape
+    looks: Sequence[Callable[[Sequence[Fingerprint], Spec], Iterator[Suspicion]]] = (
+        _noise,
+        _impossible,
+        _duplicates,
+        _smooth,
+        _spread,
+        _far,
+    )
+    found: dict[tuple[str, str], Suspicion] = {}
+    everything = (suspicion for look in looks for suspicion in look(fingerprints, spec))
+    for suspicion in sorted(everything, key=lambda s: (not s.certain, s.message)):
+        found.setdefault((suspicion.site, suspicion.kind), suspicion)
+    return [found[key] for key in sorted(found)]
+
+
+def _noise(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+    """Compare the noise that can be seen with the declared one."""
+    noised = [f for f in fingerprints if f.sigma > 0]
+    for f in noised:
+        low, high = too_little_noise(f), too_much_noise(f)
+        for chance, what in (
+            (low, "less noise than it declares: it protects less than it says, or was made up"),
+            (high, "more noise than it declares: it was changed after the noise was drawn"),
+        ):
+            chance = _over_pool(chance, len(noised))
+            if chance < LEVEL:
+                yield Suspicion(
+                    f.site,
+                    "noise",
+                    f"the release of {f.site} holds {what} (declared: {f.sigma:.3g} counts)",
+                    chance < CERTAIN,
+                )
+
+
+def _impossible(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+    """Look for counts that no images could have given."""
+    for f in fingerprints:
+        chance = _over_pool(impossible_counts(f, spec.sampling.draws), len(fingerprints))
+        if chance < LEVEL:
+            yield Suspicion(
+                f.site,
+                "impossible",
+                f"the counts of {f.site} cannot come from {f.n_images} images, whatever they show: "
+                "they were made up or damaged",
+                chance < CERTAIN,
+            )
+
+
+def _duplicates(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+    """Look for two sites that released the same noise, or the same images."""
+    pairs = [(f, g) for i, f in enumerate(fingerprints) for g in fingerprints[:i]]
+    for f, g in pairs:
+        if (f.sigma > 0) != (g.sigma > 0):
+            continue  # the rows of one add up to n and those of the other do not
+        noised = f.sigma > 0
+        chance = shared_noise(f, g) if noised else shared_sample(f, g, spec.sampling.draws)
+        chance = _over_pool(chance, len(pairs))
+        if chance >= LEVEL:
+            continue
+        what = "the same noise" if noised else "counts of the same images"
+        for site, other in ((f.site, g.site), (g.site, f.site)):
+            yield Suspicion(
+                site,
+                "duplicate",
+                f"{site} and {other} released {what}: one copied the other, or both hold the same "
+                "data; keep one of them",
+                chance < CERTAIN,
+            )
+
+
+def _smooth(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+    for f in fingerprints:
+        if f.sigma == 0 and smooth(f) < _SMOOTH:
+            yield Suspicion(
+                f.site,
+                "smooth",
+                f"the counts of {f.site} are smoother than any {f.n_images} images give: they look "
+                "computed, not counted",
+                False,
+            )
+
+
+def _spread(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+    even = (spec.bins + 1) / (3 * spec.bins)  # the spread where every bin holds as many
+    for f in fingerprints:
+        value, error = spread_of(f)
+        if value + _ERRORS * error < _ALIKE:
+            yield Suspicion(
+                f.site,
+                "spread",
+                f"the images of {f.site} give nearly one and the same features: is it one image "
+                "over and over, or an empty one?",
+                False,
+            )
+        if value - _ERRORS * error > _WIDE * even:
+            yield Suspicion(
+                f.site,
+                "spread",
+                f"the features of {f.site} scatter wider than those of any real task over the "
+                "range of the public images: they look made up",
+                False,
+            )
+
+
+def _far(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+    for site, (value, error) in far_from_all(fingerprints).items():
+        if value - _ERRORS * error > _FAR:
+            yield Suspicion(
+                site,
+                "far",
+                f"{site} is far from every other site: a task of another kind, or no real images; "
+                "look at its card and ask the site",
+                False,
+            )
+
+
+def _over_pool(chance: float, tests: int) -> float:
+    """Correct a chance for all tests of the pool (Bonferroni)."""
+    return min(1.0, chance * max(tests, 1) * _FAMILIES)
