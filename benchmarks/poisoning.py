@@ -67,10 +67,9 @@ class Pool(NamedTuple):
     def of_two(self, share: float = 0.5) -> NDArray[np.int64]:
         """Return counts as if images of the first two tasks were mixed; rows add up to n."""
         first, second = self.counts[0], self.counts[SHARES[0]]
-        split = self.rng.binomial(first, share)
-        rest = np.rint(second * ((self.images - split.sum(1)) / second.sum(1))[:, None])
-        rest[:, 0] += self.images - split.sum(1) - rest.sum(1)
-        return np.asarray(np.maximum(split + rest, 0), dtype=np.int64)
+        split = self.rng.binomial(first, share)  # [m, b]
+        rest = first.sum(1) - split.sum(1)  # [m]
+        return np.asarray(split + self.rng.multinomial(rest, second / second.sum(1)[:, None]))
 
 
 Attack = Callable[[Pool], list[Fingerprint]]
@@ -78,9 +77,13 @@ Attack = Callable[[Pool], list[Fingerprint]]
 
 def _scaled(pool: Pool) -> list[Fingerprint]:
     """A copy that claims another number of images."""
-    images = round(pool.honest[0].n_images * 1.4)
-    ratio = images / pool.honest[0].n_images
-    return [pool.release(pool.honest[0].counts * ratio, noise=0.0, n_images=images)]
+    copied = pool.honest[0]
+    images = round(copied.n_images * 1.4)
+    larger = copied.counts * (images / copied.n_images)
+    if pool.sigma == 0:  # rows must add up
+        larger = np.floor(larger)
+        larger[:, 0] += images - larger.sum(1)
+    return [pool.release(larger, noise=0.0, n_images=images)]
 
 
 def _corner(pool: Pool) -> list[Fingerprint]:
@@ -105,7 +108,11 @@ def _few(pool: Pool) -> list[Fingerprint]:
 
 def _chain(pool: Pool) -> list[Fingerprint]:
     """Three that collude: a chain of mixtures between two tasks."""
-    return [pool.release(pool.of_two(s), f"liar-{s}") for s in (0.25, 0.5, 0.75)]
+    images = pool.honest[0].n_images
+    return [
+        pool.release(pool.of_two(share), f"liar-{share}", n_images=images)
+        for share in (0.25, 0.5, 0.75)
+    ]
 
 
 def _copied(pool: Pool) -> list[Fingerprint]:
@@ -120,7 +127,9 @@ BOTH: dict[str, Attack] = {
     ],
     "copy of another's release": _copied,
     "copy, other number of images": _scaled,
-    "between two tasks": lambda pool: [pool.release(pool.of_two())],
+    "between two tasks": lambda pool: [
+        pool.release(pool.of_two(), n_images=pool.honest[0].n_images)
+    ],
     "three between two tasks": _chain,
     "all in the last bin": _corner,
     "every bin alike": _even,

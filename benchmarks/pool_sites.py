@@ -157,13 +157,14 @@ class Counted:
         self.spec = spec
         self._bins = {name: self._place(task.features) for name, task in tasks.items()}
 
-    def _place(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
+    def _place(self, features: NDArray[np.float32]) -> NDArray[np.int32]:
         spec = self.spec
         values = features.astype(np.float64)
         values = values if spec.projection is None else spec.projection.apply(values)  # [n, m]
         low, high = spec.lower_array, spec.upper_array
-        place = np.floor((values - low) / (high - low) * spec.bins).astype(np.int64)
-        return np.clip(place, 0, spec.bins - 1) + np.arange(spec.width) * spec.bins
+        place = np.floor((values - low) / (high - low) * spec.bins)  # [n, m]
+        place = place.clip(0, spec.bins - 1) + np.arange(spec.width) * spec.bins
+        return place.astype(np.int32)
 
     def release(self, pool: Pool, rho: float | None, rng: np.random.Generator) -> list[Fingerprint]:
         """Return the sites' fingerprints; with noise that spends `rho`, of numpy and seeded."""

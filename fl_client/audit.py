@@ -1,8 +1,9 @@
 """The audit of a release before it leaves: attacks on the site's own pipeline, and what they prove.
 
 An audit fails when an attack wins more often than the declared privacy permits any attack to. All
-that can fail does so by chance with a probability of `FALSE_ALARM` at most, by design: half of it
-is spent on the bounds of the worst case's games, the rest on the noise that the gate adds.
+that can fail does so by chance with a probability of `FALSE_ALARM` at most, by design:
+`NOISE_ALARM` of it is spent on the noise that the gate adds, the rest on the bounds of the worst
+case's games.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from fl_client.audit_membership import (
 )
 from fl_client.audit_result import Asked, Attacker, AuditResult, Bounds, Limits, Population
 from fl_client.data_digest import known_digest
+from fl_client.features import one_view
 from fl_client.progress import show_progress
 from fl_client.site import Site
 from protocol.errors import ConfigError, DataError
@@ -122,10 +124,13 @@ def audit(
     Raises
     ------
     ConfigError
-        If the spec draws images repeatedly, or there are too few games.
+        If the spec counts anything but one centre view of each image.
     """
-    if spec.sampling.rule != "each-once" or games < 100:
-        raise ConfigError("an audit needs a spec that counts each image once, and 100 games")
+    if not one_view(spec):
+        raise ConfigError(
+            f"spec {spec.name} counts other views than one centre view of each image: an audit "
+            "needs one like lite0-private or lite0-100"
+        )
     sigma, rng = privacy.sigma or 0.0, np.random.default_rng(seed)
     if sigma:
         games = min(games, MOST_VALUES // (2 * spec.width))
@@ -140,7 +145,8 @@ def audit(
         step(1)
         real = realistic(mechanism, people, sigma, max(100, games // 5), answers, rng)
         step(1)
-        proved = bounds.certify(*worst, delta=privacy.delta or DELTA, alpha=FALSE_ALARM - NOISE_ALARM)
+        alpha, delta = FALSE_ALARM - NOISE_ALARM, privacy.delta or DELTA
+        proved = bounds.certify(*worst, delta=delta, alpha=alpha)
         told = _population(mechanism, people, sigma, rng, step)
     limits = _limits(privacy)
     return AuditResult(

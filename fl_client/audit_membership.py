@@ -20,7 +20,8 @@ from protocol.spec import Spec
 
 BLOCK = 1_000_000  # values that are noised in one call
 CANARIES = 8  # pairs of made-up images, so that all bins are tried
-TARGETS = 200  # of the realistic attacker
+TARGETS, FEWEST = 200, 20  # of the realistic attacker, whose work grows with the cells read
+CELLS = 50_000  # that are read of all targets together, about
 Features = NDArray[np.float32]
 Values = NDArray[np.float64]
 
@@ -149,7 +150,8 @@ def realistic(
     size = patients.shape[0]
     inside: list[Values] = []
     outside: list[Values] = []
-    targets = rng.permutation(size)[:TARGETS]
+    read_each = people.bins.nnz // size
+    targets = rng.permutation(size)[: max(FEWEST, min(TARGETS, CELLS // read_each))]
     each = max(1, games // (2 * len(targets)))
     for target in targets:
         read = patients[[target]].indices

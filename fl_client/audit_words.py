@@ -107,7 +107,7 @@ def _shares(result: AuditResult) -> list[str]:
         f"tells the share of each from the release with a mean error of {error} (guessing: "
         f"{trivial})"
         if told.shares_error < told.shares_trivial
-        else f"tells the share of each no better than by guessing (mean error {error} and {trivial})"
+        else f"tells the share of each no better than by guessing (mean errors {error}, {trivial})"
     )
     return [
         "What is true of the patients together is not protected: somebody with such images of "

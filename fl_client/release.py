@@ -37,6 +37,7 @@ def describe(site: Site, spec: Spec, policy: Policy, privacy: Privacy | None = N
         images=counted_number(site, cap) if cap else len(site.images),
         patients=site.patients,
         contribution_cap=cap,
+        held=len(site.images) if cap else None,
         privacy=privacy,
         policy_digest=policy.digest,
         task_card=site.card,

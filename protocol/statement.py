@@ -86,6 +86,8 @@ class Release(_Model):
         How many were counted; patients is None when the site has no subject ids.
     contribution_cap : int
         At most so many images of one patient were counted; 0 means no cap.
+    held : int or None
+        Images that the site holds, where not all were counted; training may use them all.
     privacy : Privacy
         Noise and budget.
     policy_digest : str
@@ -102,6 +104,7 @@ class Release(_Model):
     images: Annotated[int, Field(ge=1, le=2**53)]
     patients: Annotated[int, Field(ge=1)] | None = None
     contribution_cap: Annotated[int, Field(ge=0)] = 0
+    held: Annotated[int, Field(ge=1, le=2**53)] | None = None
     privacy: Privacy = Privacy()
     policy_digest: Sha256Hex
     task_card: TaskCard

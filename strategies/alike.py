@@ -1,46 +1,88 @@
 """Groups by evidence: for noised fingerprints, and where groups shall hold the same kind of data.
 
 Whether two sites share a task or also their data is one question with two answers: what may sites
-of one group differ by? The mixture takes it as a parameter, so both answers are at hand and each
-can be told in the light of the other.
+of one group differ by? For tasks that is about known. For data it is nothing but chance, and how
+far groups lie apart depends on where one looks: tasks are far from each other, the classes within a
+task are not. So every group is looked into again, as a pool of its own, until none splits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.fingerprint import Fingerprint
-from strategies.dendrogram import Cut, Partition, merge_undersized, split_oversized
-from strategies.doubt import placed, redrawn
-from strategies.mixture import Fit, fit, refit
+from strategies.dendrogram import Partition, merge_undersized, split_oversized
 from strategies.nested import nested_linkage
 from strategies.noise import Coordinates, coarse, coordinates, noisy_distances, shares_of
+from strategies.search import Fit, fit
 
-__all__ = ["Pool", "Sizes", "alike", "notes", "pool", "sureness"]
+__all__ = ["Level", "Pool", "descend", "leaves", "mended", "pool_of"]
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Sites as the mixture sees them, and their squared distances ``[k, k]``."""
+    """What is known of k sites before groups are sought.
 
-    points: Coordinates
-    features: int
-    squared: FloatArray
+    Parameters
+    ----------
+    shares
+        Shape ``[k, m, b]``, unbiased, rows summing to 1.
+    images
+        Number of images of each site, shape ``[k]``.
+    sigma
+        Standard deviation of the noise in each count, shape ``[k]``.
+    draws
+        Number of draws with replacement, or None where each image counts once.
+    """
+
+    shares: FloatArray
+    images: NDArray[np.int64]
+    sigma: FloatArray
+    draws: int | None = None
+
+    @property
+    def features(self) -> int:
+        """Number of features m."""
+        return int(self.shares.shape[1])
+
+    def points(self, members: Sequence[int]) -> Coordinates:
+        """Return coordinates of some of the sites, as if there were no others."""
+        m = list(members)
+        images, sigma = self.images[m].tolist(), self.sigma[m].tolist()
+        return coordinates(self.shares[m], images, sigma, self.draws)
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Smallest and largest number of sites of a group."""
+class Level:
+    """A look into a group, or into all sites.
 
-    least: int = 1
-    most: int | None = None
+    Parameters
+    ----------
+    members
+        Indices of the sites that were looked at.
+    points
+        Where they lie.
+    found
+        Their groups, of indices into ``members``.
+    """
+
+    members: list[int]
+    points: Coordinates
+    found: Fit
+
+    @property
+    def groups(self) -> Partition:
+        """The groups, of indices of the pool."""
+        return [[self.members[i] for i in g] for g in self.found.groups]
 
 
-def pool(fingerprints: Sequence[Fingerprint], draws: int | None) -> Pool:
+def pool_of(
+    fingerprints: Sequence[Fingerprint], draws: int | None = None
+) -> tuple[Pool, FloatArray]:
     """Prepare fingerprints of one spec, plain or noised.
 
     Parameters
@@ -49,17 +91,21 @@ def pool(fingerprints: Sequence[Fingerprint], draws: int | None) -> Pool:
         One a site.
     draws
         Number of draws with replacement, or None where each image counts once.
+
+    Returns
+    -------
+    pool, squared
+        The sites, and their squared distances ``[k, k]``.
     """
     shares = shares_of(fingerprints)  # [k, m, b]
     images, sigma = [f.n_images for f in fingerprints], [f.sigma for f in fingerprints]
     squared = noisy_distances(shares, images, sigma, draws)
-    if not any(sigma):
-        shares = coarse(shares)
-    return Pool(coordinates(shares, images, sigma, draws), shares.shape[1], squared)
+    shares = shares if any(sigma) else coarse(shares)
+    return Pool(shares, np.array(images), np.array(sigma), draws), squared
 
 
-def alike(sites: Pool, kin: float, sizes: Sizes) -> tuple[Fit, FloatArray, Cut]:
-    """Find groups, mend their sizes, and put them in a dendrogram.
+def descend(sites: Pool, kin: float) -> list[Level]:
+    """Find groups, and groups in them as long as sites of a group may differ by chance alone.
 
     Parameters
     ----------
@@ -67,92 +113,48 @@ def alike(sites: Pool, kin: float, sizes: Sizes) -> tuple[Fit, FloatArray, Cut]:
         The k sites.
     kin
         What sites of one group may differ by, see `strategies.mixture.mixture`.
-    sizes
-        Of groups.
 
     Returns
     -------
-    found, linkage, cut
-        The groups, a dendrogram ``[k - 1, 4]`` of them, and where it is to be cut.
+    list of Level
+        All sites first.
     """
-    found = fit(sites.points, sites.features, kin)
-    mended = _mended(sites.squared, found.groups, sizes)
-    if mended != found.groups:
-        found = refit(sites.points, sites.features, kin, mended, found.support)
-    linkage, height = nested_linkage(sites.squared, found.groups)
-    return found, linkage, Cut(len(linkage) + 1 - len(found.groups), height, found.support)
+    return list(_descend(sites, list(range(len(sites.images))), kin))
 
 
-def sureness(
-    sites: Pool, found: Fit, kin: float, sizes: Sizes, draws: int, seed: int
-) -> tuple[list[float] | None, list[float]]:
-    """Return how steady each site's group is when redrawn, and how sure it is in all.
+def _descend(sites: Pool, members: list[int], kin: float) -> Iterator[Level]:
+    points = sites.points(members)
+    level = Level(members, points, fit(points, sites.features, kin))
+    yield level
+    if kin == 0 and len(level.groups) > 1:
+        for group in level.groups:
+            if len(group) > 1:
+                yield from _descend(sites, group, kin)
+
+
+def leaves(levels: Sequence[Level]) -> Partition:
+    """Return the groups that were not split any further, each sorted, in order."""
+    looked_into = {tuple(level.members) for level in levels if len(level.groups) > 1}
+    groups = {tuple(group) for level in levels for group in level.groups}
+    return sorted(list(group) for group in groups if group not in looked_into)
+
+
+def mended(
+    squared: FloatArray, groups: Partition, min_size: int = 1, max_size: int | None = None
+) -> Partition:
+    """Split groups that are too large and join those that are too small.
 
     Parameters
     ----------
-    sites, found, kin, sizes
-        As given to and found by `alike`.
-    draws, seed
-        Number of redrawings and their seed.
-
-    Returns
-    -------
-    stability, confidence
-        Length k. The confidence is the lesser of the stability and of the probability of the site's
-        group given all others: on pools with a known truth, the true overlap was about that.
+    squared
+        Squared distances, shape ``[k, k]``.
+    groups
+        Groups of indices.
+    min_size, max_size
+        Smallest and largest number of members.
     """
-
-    def find(values: FloatArray) -> Partition:
-        again = Coordinates(values, sites.points.variance, sites.points.scale)
-        groups = fit(again, sites.features, kin, (found.strength,)).groups
-        return _mended(sites.squared, groups, sizes)
-
-    steady, sure = redrawn(found, find, draws, seed), placed(found)
-    if steady is None:
-        return None, sure
-    return steady, [min(pair) for pair in zip(steady, sure, strict=True)]
-
-
-def notes(found: Fit, other: Fit, names: Sequence[str], truth: str) -> list[str]:
-    """Say for each site what the other way of grouping would have done with its group.
-
-    Parameters
-    ----------
-    found
-        The groups.
-    other
-        The groups by the other truth.
-    names
-        Names of the k sites.
-    truth
-        ``"task"`` or ``"data"``: how ``found`` was found.
-
-    Returns
-    -------
-    list of str
-        A sentence a site, or nothing.
-    """
-    own, across = found.label, other.label
-    here, there = own[:, None] == own[None, :], across[:, None] == across[None, :]  # [k, k]
-    if truth == "data":
-        told = ~here & there
-        text = "It seems to share its task with {}, but to hold other classes or kinds of images."
-    else:
-        told = here & ~there
-        text = (
-            "It shares its task with {}, but beyond chance holds other classes or kinds of images."
-        )
-    return [text.format(_list(names, row)) if row.any() else "" for row in told]
-
-
-def _mended(squared: FloatArray, groups: Partition, sizes: Sizes) -> Partition:
-    if sizes.most is not None and max(map(len, groups)) > sizes.most:
-        groups = split_oversized(nested_linkage(squared, groups)[0], groups, sizes.most)
-    if sizes.least > 1:
-        groups = merge_undersized(squared, groups, sizes.least, sizes.most)
+    if max_size is not None:
+        groups = split_oversized(nested_linkage(squared, groups)[0], groups, max_size)
+    if min_size > 1:
+        groups = merge_undersized(squared, groups, min_size, max_size)
     return groups
-
-
-def _list(names: Sequence[str], chosen: NDArray[np.bool_]) -> str:
-    few = sorted(name for name, is_chosen in zip(names, chosen, strict=True) if is_chosen)
-    return few[0] if len(few) == 1 else f"{few[0]} and {len(few) - 1} more"

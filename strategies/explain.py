@@ -1,5 +1,6 @@
 """Why a site is in its group: a sentence, a margin, its neighbours."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ __all__ = ["CERTAIN", "Explanation", "Neighbour", "explain"]
 FloatArray = NDArray[np.float64]
 
 CERTAIN = 0.9
-"""From this confidence on a group is certain: it was right then for 99 of 100 private sites."""
+"""From this confidence on a group is certain: so 98 of 100 private sites had the true group-mates."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def explain(
 def _doubt(confidence: float | None) -> str:
     if confidence is None or confidence >= CERTAIN:
         return ""
-    return f"Not certain: confidence {confidence:.2f}, so look at the data before relying on it."
+    shown = math.floor(100 * confidence) / 100  # never rounded up to what would be certain
+    return f"Not certain: confidence {shown:.2f}, so look at the data before relying on it."
 
 
 def _distance(value: float) -> float:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
-from strategies.alike import Sizes, alike, notes, pool, sureness
+from strategies.alike import descend, leaves, mended, pool_of
 from strategies.bkld import bkld_matrix
 from strategies.dendrogram import (
     Cut,
@@ -30,10 +30,11 @@ from strategies.dendrogram import (
     partition,
     split_oversized,
 )
+from strategies.doubt import notes, sureness
 from strategies.excess import cumulative, debiased, relative, sampling_variance, spread, symmetrised
 from strategies.explain import Explanation, explain
 from strategies.measures import stack
-from strategies.mixture import fit
+from strategies.nested import nested_linkage
 from strategies.partners import partners
 from strategies.stability import stability
 
@@ -91,10 +92,16 @@ class GroupingOptions:
         if self.truth not in ("task", "data"):
             raise ConfigError(f"groups are by task or by data, not by {self.truth!r}")
 
-    @property
-    def kin(self) -> float:
-        """What sites of one group may differ by: the scale of tasks, or nothing but chance."""
-        return self.scale if self.truth == "task" else 0.0
+    def kin(self, truth: Literal["task", "data"] | None = None) -> float:
+        """What sites of one group may well differ by: nothing but chance where data are alike.
+
+        Parameters
+        ----------
+        truth
+            Another one than that of the options, or None.
+        """
+        # a task ends at the scale, or sooner by the factor; its sites differ by less than that
+        return self.scale / self.factor if (truth or self.truth) == "task" else 0.0
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ def group(
         raise FedprintError("a site sent two fingerprints: keep one of each")
     rows = stack(ordered, spec)  # [k, m, b]
     if by_evidence(ordered, options):
-        return _weighed(ordered, names, spec, options)
+        return _by_evidence(ordered, names, spec, options)
     images, draws = [f.n_images for f in ordered], spec.sampling.draws
     squared = site_distances(rows, images, draws)  # [k, k]
     groups, linkage, cut = find_groups(squared, options)
@@ -196,26 +203,28 @@ def by_evidence(fingerprints: Sequence[Fingerprint], options: GroupingOptions) -
     return options.truth == "data" or any(f.sigma > 0 for f in fingerprints)
 
 
-def _weighed(
+def _by_evidence(
     ordered: Sequence[Fingerprint], names: list[str], spec: Spec, options: GroupingOptions
 ) -> Grouping:
-    sites = pool(ordered, spec.sampling.draws)
-    sizes = Sizes(options.min_size, options.max_size)
-    found, linkage, cut = alike(sites, options.kin, sizes)
-    steady, sure = sureness(sites, found, options.kin, sizes, options.draws, options.seed)
-    other = fit(sites.points, sites.features, options.scale - options.kin)  # the other truth
+    sites, squared = pool_of(ordered, spec.sampling.draws)
+    kin = options.kin()
+    levels = descend(sites, kin)
+    groups = mended(squared, leaves(levels), options.min_size, options.max_size)
+    linkage, cut = nested_linkage(squared, groups)
+    steady, sure = sureness(levels, sites.features, kin, options.draws, options.seed)
+    other = leaves(descend(sites, options.kin("data" if options.truth == "task" else "task")))
     why = explain(
-        sites.squared,
-        found.groups,
+        squared,
+        groups,
         names,
-        cut.height,
+        cut,
         steady,
-        partners(sites.squared, names, options.partners),
+        partners(squared, names, options.partners),
         confidence=sure,
-        notes=notes(found, other, names, options.truth),
+        notes=notes(groups, other, names, options.truth),
     )
-    groups = _named(found.groups, names)
-    return Grouping(groups, why, names, sites.squared, linkage, cut.height, cut.support)
+    support = min(level.found.support for level in levels)
+    return Grouping(_named(groups, names), why, names, squared, linkage, cut, support)
 
 
 def site_distances(rows: FloatArray, images: Sequence[int], draws: int | None = None) -> FloatArray:

@@ -10,12 +10,12 @@ from scipy.special import ndtr, ndtri, softmax
 
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
-from strategies.alike import pool
+from strategies.alike import Pool, descend, pool_of
 from strategies.dendrogram import Partition, best_cut, centroid_distance, centroid_linkage
 from strategies.grouping import GroupingOptions, by_evidence, site_distances
 from strategies.measures import stack
-from strategies.mixture import placement, refit
 from strategies.nested import nested_linkage
+from strategies.search import placement, refit
 
 __all__ = ["View", "joining_cut", "view_of"]
 
@@ -74,15 +74,39 @@ def view_of(
         return View(
             squared, cut, [cut - centroid_distance(squared, [new], g) for g in groups], None
         )
-    sites = pool(ordered, spec.sampling.draws)
-    found = refit(sites.points, sites.features, options.kin, [*groups, [new]])
-    gains = placement(found.sites, found.label, new, found.strength)  # [G + 2]
-    gains = np.delete(
-        gains, len(groups)
-    )  # its own group is empty without it: the same as a new one
-    _, cut = nested_linkage(sites.squared[:new, :new], groups)
-    better = [float(gain - gains[-1]) for gain in gains[:-1]]
-    return View(sites.squared, cut, better, [float(p) for p in softmax(gains)])
+    return _by_evidence(ordered, groups, spec, options)
+
+
+def _by_evidence(
+    ordered: Sequence[Fingerprint], groups: Partition, spec: Spec, options: GroupingOptions
+) -> View:
+    """Look where the search for groups would look last: among the sites the newcomer stays with."""
+    sites, squared = pool_of(ordered, spec.sampling.draws)
+    new = len(ordered) - 1
+    _, cut = nested_linkage(squared[:new, :new], groups)
+    near = _company(sites, groups, new, options)
+    better, chance = np.full(len(groups), -np.inf), np.zeros(len(groups) + 1)
+    members = sorted({i for g in near for i in groups[g]} | {new})
+    at = {i: n for n, i in enumerate(members)}
+    local = [[at[i] for i in groups[g]] for g in near] + [[at[new]]]
+    found = refit(sites.points(members), sites.features, options.kin(), local)
+    gains = placement(found.sites, found.label, at[new], found.strength)
+    gains = np.delete(gains, len(near))  # its own group is empty without it: the same as a new one
+    better[near] = gains[:-1] - gains[-1]
+    chance[[*near, len(groups)]] = softmax(gains)
+    return View(squared, cut, better.tolist(), chance.tolist())
+
+
+def _company(sites: Pool, groups: Partition, new: int, options: GroupingOptions) -> list[int]:
+    """Groups with a site of the smallest part of the pool in which the newcomer has company."""
+    if options.truth == "task":
+        return list(range(len(groups)))
+    looks = [
+        set(level.members)
+        for level in descend(sites, options.kin())
+        if new in level.members and len(level.members) > 1
+    ]
+    return [g for g, members in enumerate(groups) if looks[-1].intersection(members)]
 
 
 def joining_cut(squared: FloatArray, options: GroupingOptions) -> float:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from strategies.copies import shared_noise, shared_sample
-from strategies.measures import stack
 from strategies.declared_noise import impossible_counts, too_little_noise, too_much_noise
+from strategies.measures import stack
 from strategies.plausible import far_from_all, smooth, spread_of
 
 __all__ = ["CERTAIN", "LEVEL", "Suspicion", "suspicions"]
@@ -32,8 +32,8 @@ _FAMILIES = 4  # noise too low, noise too high, impossible counts, duplicates
 _SMOOTH = 0.5  # honest counts scatter by 0.97 to 1.09 of what sampling causes
 _ALIKE = 0.02  # spread; images of one class of one real data set have 0.045 or more
 _WIDE = 0.95  # of the spread of evenly filled bins; real tasks have up to 0.71
-_FAR = 0.8  # distance to the nearest other site; real tasks have up to 0.6
-_ERRORS = 3  # of the noise, beyond a limit
+_FAR = 1.5  # distance to the nearest other site; the only site of a real task has up to 1.49
+_ERRORS = 3  # standard errors beyond a limit of the spread
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _spread(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspici
 
 def _far(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
     for site, (value, error) in far_from_all(fingerprints).items():
-        if value - _ERRORS * error > _FAR:
+        if value - error > _FAR:
             yield Suspicion(
                 site,
                 "far",

@@ -79,7 +79,7 @@ def setting(**sites: Site) -> tuple[FakeGrid, Exchange, dict[str, Site]]:
             node_id=NODES[name],
             verified=SimpleNamespace(
                 card=TaskCard(name="t", classes=[ClassCard(name=k) for k in keys]),
-                fingerprint=SimpleNamespace(n_images=100),
+                statement=SimpleNamespace(predicate=SimpleNamespace(images=100, held=None)),
             ),
         )
         for name, keys in CLASSES.items()
@@ -498,3 +498,18 @@ def test_progress_is_told_who_is_done_and_who_was_lost(tmp_path: Path) -> None:
         ("grouped-2", 1, ["d", "e"]),
         ("grouped-2", 2, ["d", "e"]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("images", "held", "lost"), [(9, None, True), (9, 9, True), (5, 100, False)]
+)
+def test_a_site_trains_on_no_more_images_than_it_signed_for(
+    images: int, held: int | None, lost: bool
+) -> None:
+    """Of a private release few images are counted; it signs how many it holds beside."""
+    grid, exchange, _ = setting()
+    stated = exchange.releases["a"].verified.statement.predicate
+    stated.images, stated.held = images, held  # type: ignore[misc]
+    alone = run_arm("alone", [[s] for s in CLASSES], grid, exchange, SETTINGS)
+    why = f"claims {EXAMPLES['a']} training images, but signed for {held or images} images"
+    assert alone.lost == ({"a": why} if lost else {})

@@ -16,6 +16,8 @@ from flwr.app import Message, RecordDict
 from fl_client.checkpoints import Checkpoints
 from fl_server import report
 from fl_server.closing import report_again
+from fl_server.collection import read_collection
+from fl_server.decisions import decide_as
 from fl_server.job import run as run_job
 from fl_server.settings import RunSettings
 from protocol import statement
@@ -41,7 +43,7 @@ from tests.fl_server.joining import FINGERPRINTS, MEMBERS, SPEC
 from tests.fl_server.running import Command
 from tests.strategies.fake_grid import Dead, FakeGrid, Killed
 
-EPSILON = 50.0  # so little noise that a few synthetic sites are grouped as without
+EPSILON = 50.0
 
 
 @dataclass
@@ -179,14 +181,16 @@ def exchanged(tmp_path: Path) -> Exchanged:
 
 def test_an_exchange_ends_with_groups_and_trains_nothing(exchanged: Exchanged) -> None:
     exchanged.go()
-    groups = [group["sites"] for group in exchanged.read("groups.json")["groups"]]
-    assert groups == [["site-0-0", "site-0-1"], ["site-1-0", "site-1-1"], ["site-2-0"]]
+    released = read_collection(exchanged.out)
+    settings = RunSettings.model_validate(exchanged.read("run.json")["settings"])
+    decided = decide_as(settings, released.fingerprints, released.spec).groups
+    assert exchanged.read("groups.json") == decided.model_dump(mode="json")
+    assert sorted(decided.sites) == sorted(MEMBERS)
     assert not (exchanged.out / "metrics.json").exists()
     assert not (exchanged.out / "models").exists()
     for site in exchanged.sites.values():
         assert site.asked == ["hello", "fingerprint", "checkpoint", "checkpoint"]
-    settings = exchanged.read("run.json")["settings"]
-    assert (settings["release"], settings["arms"]) == ("private", [])
+    assert (settings.release, settings.arms) == ("private", ())
 
 
 def test_run_file_and_ledger_say_what_each_release_spent(exchanged: Exchanged) -> None:

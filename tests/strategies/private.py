@@ -18,7 +18,7 @@ def class_images(
     """Bin indices [n, m]: tasks lie far apart, the classes of a task nearer to each other."""
     task_centre = np.random.default_rng(500 + task).uniform(0.1, 0.9, spec.features)  # [m]
     own = np.random.default_rng(9000 + 97 * task + kind).normal(size=spec.features)  # [m]
-    values = task_centre + 0.09 * own + 0.15 * rng.normal(size=(images, spec.features))
+    values = task_centre + 0.05 * own + 0.15 * rng.normal(size=(images, spec.features))
     return np.asarray(np.clip((values * spec.bins).astype(np.int64), 0, spec.bins - 1))
 
 

@@ -190,11 +190,18 @@ def test_the_spread_of_a_noised_release_is_unbiased() -> None:
 
 
 def test_who_is_far_from_everybody_is_asked_about() -> None:
-    pool, _ = make_sites(SIZES, NARROW, 0)
+    """All in the last bin, among sites that are much alike; noise as in a private release."""
+    shares = np.array([0.1, 0.7, 0.15, 0.05, 0.0])
+    pool = [
+        Fingerprint(f"site-{i}", RNG.multinomial(150, shares, size=8), NARROW.digest, 150)
+        for i in range(5)
+    ]
     corner = np.zeros((8, 5), dtype=np.int64)
     corner[:, 4] = 150
-    found = suspicions([*pool, Fingerprint("liar", corner, NARROW.digest, 150)], NARROW)
-    assert ("liar", "far") in kinds(found, certain=False)
+    liar = Fingerprint("liar", corner, NARROW.digest, 150)
+    for sites in ([*pool, liar], [noised(f, SIGMA / 4, SIGMA / 4) for f in [*pool, liar]]):
+        assert ("liar", "far") in kinds(suspicions(sites, NARROW), certain=False)
+        assert not any(kind == "far" for _, kind in kinds(suspicions(sites[:-1], NARROW)))
     assert far_from_all(pool[:2]) == {}
 
 
