@@ -9,6 +9,7 @@ among everybody else's.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,9 +186,22 @@ def _ratio(known: Counts, own: Counts, size: int, sigma: float) -> Any:
     """
     people, cells = known.shape
     mean = known.mean(axis=0)  # [c]
-    variance = np.diag((known.sum(axis=0) + known.mean()) / (people + 1))  # never 0
+    variance = (known.sum(axis=0) + known.mean()) / (people + 1)  # [c], never 0
     shrink = cells / (cells + people)
-    spread = (1 - shrink) * np.cov(known, rowvar=False, bias=True) + shrink * variance
     shift = own - mean  # of the released counts, when the target is in
-    weights = np.linalg.solve(size * spread + sigma**2 * np.eye(cells), shift)
+    # the counts' covariance is diag(alone) + together.T @ together
+    alone = size * shrink * variance + sigma**2
+    together = math.sqrt(size * (1 - shrink) / people) * (known - mean)
+    weights = _solve(alone, together, shift)
     return lambda counts: (counts - size * mean - shift / 2) @ weights
+
+
+def _solve(diagonal: Values, rows: Values, right: Values) -> Values:
+    """Solve (diag(diagonal) + rows.T @ rows) x = right, by whichever side of rows is shorter."""
+    number, cells = rows.shape
+    if cells <= number:
+        matrix: Values = np.diag(diagonal) + rows.T @ rows
+        return np.asarray(np.linalg.solve(matrix, right), np.float64)
+    scaled = rows / diagonal  # Woodbury's identity
+    inner = np.linalg.solve(np.eye(number) + scaled @ rows.T, scaled @ right)
+    return np.asarray(right / diagonal - scaled.T @ inner, np.float64)

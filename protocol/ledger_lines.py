@@ -55,8 +55,8 @@ class LedgerLine(BaseModel):
     spec_name: Annotated[str, Field(max_length=200)]
     spec_digest: Sha256Hex
     data: Sha256Hex
-    width: Annotated[int, Field(ge=1)]
-    cap: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1, le=2**53)]
+    cap: Annotated[int, Field(ge=1, le=2**53)]
     rho: Positive
     sigma: Positive
     epsilon: Positive

@@ -102,8 +102,8 @@ class Release(_Model):
     spec_digest: Sha256Hex
     spec_name: Annotated[str, Field(max_length=200)]
     images: Annotated[int, Field(ge=1, le=2**53)]
-    patients: Annotated[int, Field(ge=1)] | None = None
-    contribution_cap: Annotated[int, Field(ge=0)] = 0
+    patients: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    contribution_cap: Annotated[int, Field(ge=0, le=2**53)] = 0
     held: Annotated[int, Field(ge=1, le=2**53)] | None = None
     privacy: Privacy = Privacy()
     policy_digest: Sha256Hex

@@ -7,13 +7,16 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from strategies.alike import Level
+from strategies.mixture import GROUP, Mixture
 from strategies.noise import Coordinates
 from strategies.search import Fit, fit, placement
 from strategies.stability import together
 
-__all__ = ["notes", "placed", "redrawn", "sureness"]
+__all__ = ["notes", "noticed", "placed", "redrawn", "sureness"]
 
 FloatArray = NDArray[np.float64]
+
+_FAR = 0.5  # how far tasks commonly lie apart, as a share of the spread of images
 
 
 def sureness(
@@ -33,12 +36,12 @@ def sureness(
     Returns
     -------
     stability, confidence
-        Length k; the stability is None without redrawings. The confidence is the lesser of the
-        stability and of the probability of the site's group given all others, at the level where it
-        is least: on pools with a known truth the true overlap was about that.
+        Length k; the stability is None without redrawings. The confidence is the least of the
+        stability, of the probability of the site's group given all others, at any level, and of
+        `noticed`: on pools with a known truth the true overlap was about that.
     """
     k = len(levels[0].members)
-    steady, sure = np.ones(k), np.ones(k)
+    steady, sure = np.ones(k), noticed(levels[0].found.sites)
     for level in levels:
         sure[level.members] = np.minimum(sure[level.members], placed(level.found))
         if draws:
@@ -47,6 +50,29 @@ def sureness(
     if not draws:
         return None, sure.tolist()
     return steady.tolist(), np.minimum(steady, sure).tolist()
+
+
+def noticed(sites: Mixture) -> FloatArray:
+    r"""Return whether each site would have been told from those of another task at all.
+
+    Where noise hides everything all sites look the same, and redrawing them does not show it. A
+    site of precision A from a centre of its own at variance t adds
+    :math:`\tfrac12 \sum_d (t A - \log(1 + t A))` to the evidence on average, less what one more
+    group costs.
+
+    Parameters
+    ----------
+    sites
+        The k sites.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``[k]``: 1 less the odds against another group, between 0 and 1.
+    """
+    clear = _FAR * sites.scale * sites.precision  # [k, D]
+    gain = sites.temper * 0.5 * (clear - np.log1p(clear)).sum(axis=1) + GROUP
+    return np.asarray(1.0 - np.exp(-np.maximum(gain, 0.0)))
 
 
 def placed(found: Fit) -> FloatArray:

@@ -175,7 +175,7 @@ def group(
     if len(set(names)) < len(names):
         raise FedprintError("a site sent two fingerprints: keep one of each")
     rows = stack(ordered, spec)  # [k, m, b]
-    if by_evidence(ordered, options):
+    if by_evidence(ordered, spec, options):
         return _by_evidence(ordered, names, spec, options)
     images, draws = [f.n_images for f in ordered], spec.sampling.draws
     squared = site_distances(rows, images, draws)  # [k, k]
@@ -194,13 +194,14 @@ def group(
     return Grouping(_named(groups, names), sites, names, squared, linkage, cut.height, cut.support)
 
 
-def by_evidence(fingerprints: Sequence[Fingerprint], options: GroupingOptions) -> bool:
+def by_evidence(fingerprints: Sequence[Fingerprint], spec: Spec, options: GroupingOptions) -> bool:
     """Return whether groups are found by `strategies.alike`, not by a cut through distances.
 
-    A cut knows nothing of noise, and its scale is that of tasks. For plain fingerprints of tasks it
-    needs no assumption on how the features of an image hang together.
+    A cut knows nothing of noise, and its scale is that of tasks in all features of a model: there
+    it needs no assumption on how the thousand features of an image hang together.
     """
-    return options.truth == "data" or any(f.sigma > 0 for f in fingerprints)
+    noised = any(f.sigma > 0 for f in fingerprints)
+    return noised or options.truth == "data" or spec.projection is not None
 
 
 def _by_evidence(

@@ -68,7 +68,7 @@ def view_of(
     """
     rows = stack(ordered, spec)  # [k + 1, m, b]
     new = len(ordered) - 1
-    if not by_evidence(ordered, options):
+    if not by_evidence(ordered, spec, options):
         squared = site_distances(rows, [f.n_images for f in ordered], spec.sampling.draws)
         cut = joining_cut(squared[:new, :new], options)
         return View(

@@ -210,6 +210,14 @@ def test_games_are_those_of_the_declared_gaussians(
     assert scores.inside.std() == pytest.approx(privacy.sigma, rel=0.03)
 
 
+@pytest.mark.parametrize("shape", [(5, 30), (30, 5)])
+def test_both_ways_to_solve_agree(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(6)
+    rows, diagonal, right = rng.normal(size=shape), rng.uniform(1, 2, shape[1]), np.ones(shape[1])
+    found = audit_membership._solve(diagonal, rows, right)
+    assert (np.diag(diagonal) + rows.T @ rows) @ found == pytest.approx(right)
+
+
 def test_every_image_is_counted_alone(site: Site, spec: Spec, counted: Counted) -> None:
     mechanism = SiteMechanism(site, spec, Privacy(), 0)
     people = population(mechanism, spec, counted.features, np.arange(IMAGES) // 2, counted.labels)

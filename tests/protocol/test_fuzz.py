@@ -5,6 +5,7 @@ A short, bounded part of ``benchmarks/fuzz.py``, which counts to a million.
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import time
@@ -17,7 +18,17 @@ import pytest
 from benchmarks.doors import LIMIT, Door, doors
 from benchmarks.fuzz import knock
 from benchmarks.mutations import spoil
-from protocol.errors import BadDtype, FedprintError, MalformedPayload, TooLarge
+from protocol.errors import (
+    BadDtype,
+    BadLedger,
+    BadLog,
+    ConfigError,
+    FedprintError,
+    MalformedMessage,
+    MalformedPayload,
+    MalformedStatement,
+    TooLarge,
+)
 from protocol.fingerprint import counts_from_bytes, unpack
 from protocol.spec import parse_spec
 
@@ -49,6 +60,45 @@ def test_spoilt_messages_raise_nothing_but_our_own_errors(all_doors: Mapping[str
     assert tally.outcomes["accepted"] < 0.5 * tally.outcomes.total()
     assert tally.grown < MEGABYTES
     assert tally.slowest[0] < 10, tally.slowest
+
+
+def test_what_long_runs_found_stays_mended(all_doors: Mapping[str, Door]) -> None:
+    def changed(name: str, old: bytes, new: bytes) -> bytes:
+        message = all_doors[name].message
+        assert isinstance(message, bytes)
+        assert old in message
+        return message.replace(old, new, 1)
+
+    order = {**dict(all_doors["order"].message), "factors": '{"\udc9f": 1.5}'}
+    cases: dict[str, tuple[object, type[FedprintError]]] = {
+        "order": (order, MalformedMessage),
+        "signed log": (changed("signed log", b'"files"', b'"flies"'), BadLog),
+        "signed statement (private)": (
+            changed(
+                "signed statement (private)",
+                b'"contribution_cap":1',
+                b'"contribution_cap":1' + b"0" * 400,
+            ),
+            MalformedStatement,
+        ),
+        "sealed ledger": (changed("sealed ledger", b'"cap":1', b'"cap":1' + b"0" * 400), BadLedger),
+    }
+    for name, (message, error) in cases.items():
+        with pytest.raises(error):
+            all_doors[name].read(message)
+    with pytest.raises(ConfigError, match="these are no certificates in PEM form"):
+        all_doors["invitation"].read(with_version_ten(all_doors["invitation"].message))
+
+
+def with_version_ten(message: object) -> bytes:
+    """Return an invitation with a certificate of a version that X.509 does not have."""
+    assert isinstance(message, bytes)
+    whole = json.loads(message)
+    lines = whole["certificates"].splitlines()
+    der = base64.b64decode("".join(lines[1:-1]))
+    spoilt = base64.encodebytes(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0a", 1))
+    whole["certificates"] = "\n".join([lines[0], spoilt.decode().strip(), lines[-1], ""])
+    return json.dumps(whole).encode()
 
 
 def test_the_same_seed_spoils_alike() -> None:

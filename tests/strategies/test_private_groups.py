@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from protocol.errors import ConfigError
+from protocol.spec import load_spec
 from strategies.assign import assign
 from strategies.grouping import Group, Grouping, GroupingOptions, group
 from tests.strategies.private import SPEC, private_sites
@@ -80,7 +81,7 @@ def test_names_and_order_do_not_matter(random: Random) -> None:
 
 def test_noise_makes_doubtful_and_says_so() -> None:
     mean, certain = [], []
-    for sigma in (0.5, SIGMA, 5 * SIGMA):
+    for sigma in (0.5, SIGMA, 15 * SIGMA):
         sites, _, _ = private_sites(CLASSES, sigma)
         told = group(sites, SPEC, DATA).sites.values()
         mean.append(np.mean([why.confidence for why in told]))
@@ -172,3 +173,12 @@ def test_a_newcomer_joins_somebody_where_groups_have_a_smallest_size() -> None:
 def test_an_unknown_truth_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^groups are by task or by data, not by 'name'$"):
         GroupingOptions(truth="name")  # type: ignore[arg-type]
+
+
+def test_plain_releases_of_a_projected_spec_are_weighed_too() -> None:
+    """So that one private site does not change the rule for all others."""
+    shipped = load_spec("lite0-private")
+    assert (shipped.width, shipped.bins) == (SPEC.features, SPEC.bins)
+    sites, tasks, _ = private_sites(CLASSES, 0.0)
+    counted = [replace(s, spec_digest=shipped.digest) for s in sites]
+    assert agreement(group(counted, shipped), dict(tasks)) == 1.0
