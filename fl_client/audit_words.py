@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from fl_client.audit_result import AuditResult, Mode, kept
+import shlex
+
+from fl_client.audit_result import AuditResult, kept
 from fl_client.data_digest import known_digest
 from fl_client.site import Site
 from protocol.errors import DataError
 from protocol.names import printable
 from protocol.spec import Spec
+from protocol.statement import Privacy
 
 _GUESSING = 0.52  # an AUC up to here is called no better than guessing
 
 
-def audit_words(site: Site, spec: Spec, mode: Mode | None = None) -> list[str]:
-    """Return what the site's latest audit of a spec found; or that there is none that holds.
+def audit_words(site: Site, spec: Spec, privacy: Privacy, cap: int = 1) -> list[str]:
+    """Return what the site's audit of a release found; or that there is none that holds.
 
     Parameters
     ----------
@@ -21,21 +24,34 @@ def audit_words(site: Site, spec: Spec, mode: Mode | None = None) -> list[str]:
         Whose; its audits lie in its state folder.
     spec : Spec
         What would be released.
-    mode : {"plain", "private"}, optional
-        How; by default as in the latest audit.
+    privacy : Privacy
+        Under which terms.
+    cap : int
+        Most images of one patient that are counted; plain releases count all.
     """
-    how = f"fedprint audit {site.folder}{' --plain' if mode == 'plain' else ''}"
-    result = kept(site.state, spec, mode)
+    how = f"run {_command(site, spec, privacy, cap)}"
+    result = kept(site.state, spec, privacy.mode)
     if result is None:
-        return [printable(f"No audit of this release was run: {how} measures what it tells.")]
+        return [printable(f"No audit of this release was run. To measure what it tells, {how}")]
+    told = f"The audit of {result.time:%Y-%m-%d} was of"
     try:
         same = known_digest(site) == result.data_digest
     except DataError:
         same = False
     if not same:
-        told = f"The audit of {result.time:%Y-%m-%d} was of other images than the site holds now: "
-        return [printable(f"{told}run it again with {how}.")]
+        return [printable(f"{told} other images than the site holds now. Audit anew: {how}")]
+    if privacy.mode == "private" and (result.privacy.rho, result.cap) != (privacy.rho, cap):
+        return [printable(f"{told} a release with other noise. Audit anew: {how}")]
     return words(result)
+
+
+def _command(site: Site, spec: Spec, privacy: Privacy, cap: int) -> str:
+    """Return the command that audits such a release."""
+    parts = ["fedprint", "audit", str(site.folder), "--state", str(site.state), "--spec", spec.name]
+    if privacy.mode == "plain":
+        return shlex.join([*parts, "--plain"])
+    terms = [f"{privacy.epsilon:g}", "--delta", f"{privacy.delta:g}", "--cap", str(cap)]
+    return shlex.join([*parts, "--epsilon", *terms])
 
 
 def words(result: AuditResult) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fl_client.gate import Gate
 from fl_client.policy import Policy
-from fl_client.privacy_words import share_spent
+from fl_client.privacy_words import share_spent, too_loud
 from fl_client.release import describe, make_release
 from fl_client.site import Site
 from protocol.keys import Signer
@@ -72,11 +72,13 @@ def release_private(
     started = time.monotonic()
     kept = gate.release(spec, asked)
     seconds, privacy = time.monotonic() - started, kept.terms.privacy
+    loud = too_loud(kept.terms, spec.bins)
     of = "" if kept.terms.images == len(site.images) else f" of {len(site.images)}"
     line = (
         f"{site.name}: {kept.terms.images}{of} images counted, spec {spec.name}, private: epsilon "
         f"{privacy.epsilon:.3g} at delta {privacy.delta:g}, noise of {privacy.sigma:.3g} counts, "
         f"{share_spent(privacy):.0f} % of the budget is spent, {seconds:.1f} s, signed"
+        f"{'.' if loud else ''}{loud}"
     )
     facts = {"seconds": seconds, "privacy": privacy.model_dump(mode="json")}
     return Released(kept.payload, kept.envelope, kept.terms, line, facts)

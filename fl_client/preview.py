@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel
 
 from fl_client.approval import Desk
+from fl_client.audit_words import audit_words
 from fl_client.privacy_words import PLAIN as PLAIN
 from fl_client.privacy_words import in_words
 from fl_client.requests import Request
@@ -85,6 +86,7 @@ class Summary(BaseModel):
     contribution_cap: int = 0
     privacy: Privacy
     privacy_in_words: str = PLAIN
+    audit: list[str] = []
     policy: PolicySummary
     key_id: str
     expires: datetime
@@ -117,7 +119,8 @@ def summarise(desk: Desk, request: Request, payload: bytes) -> Summary:
         task_card=terms.task_card,
         contribution_cap=terms.contribution_cap,
         privacy=terms.privacy,
-        privacy_in_words=in_words(terms, gate.policy),
+        privacy_in_words=in_words(terms, request.spec, gate.policy),
+        audit=audit_words(gate.site, request.spec, terms.privacy, terms.contribution_cap),
         policy=PolicySummary(
             name=gate.policy.name,
             digest=gate.policy.digest,
@@ -156,6 +159,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         f"{card.objective}",
         "classes": ", ".join(f"{c.name} ({c.code})" if c.code else c.name for c in card.classes),
         "privacy": summary.privacy_in_words,
+        "audit": " ".join(summary.audit),
         "policy": f"{summary.policy.name}, {summary.policy.file}, digest {summary.policy.digest}",
         "signed with": f"key {summary.key_id}",
         "valid until": _minute(summary.expires),

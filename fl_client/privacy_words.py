@@ -6,6 +6,8 @@ import math
 
 from fl_client.ledger import epsilon_at
 from fl_client.policy import Policy
+from protocol.privacy import LOUD, noise_share
+from protocol.spec import Spec
 from protocol.statement import Privacy, Release
 
 PLAIN = (
@@ -15,7 +17,7 @@ PLAIN = (
 )
 
 
-def in_words(release: Release, policy: Policy) -> str:
+def in_words(release: Release, spec: Spec, policy: Policy) -> str:
     """Return what noise does for the patients behind a release, and what is left of the budget."""
     privacy = release.privacy
     if privacy.rho is None or privacy.sigma is None:
@@ -29,6 +31,19 @@ def in_words(release: Release, policy: Policy) -> str:
         f"whether {whose} among these, is right at most {right} times in "
         f"100, where guessing is right 50 times (epsilon {privacy.epsilon:.3g} at delta "
         f"{privacy.delta:.3g}, rho {privacy.rho:.3g}). {left_in_words(privacy, policy)}"
+        f"{too_loud(release, spec.bins)}"
+    )
+
+
+def too_loud(release: Release, bins: int) -> str:
+    """Return a warning where noise leaves little of so few images, else nothing."""
+    sigma, images = release.privacy.sigma or 0.0, release.images
+    if noise_share(sigma, images, bins) < LOUD:
+        return ""
+    few = "patients" if release.contribution_cap and release.patients else "images"
+    return (
+        f" Little is left to see: {images} images are counted, {images / bins:.3g} a bin, and "
+        f"noise is {sigma:.3g}. More {few} would help, or a larger epsilon."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_server.report_data import RunData
+from protocol.privacy import LOUD, noise_share
 from protocol.verify import VerifiedRelease
 
 
@@ -60,11 +61,14 @@ def privacy_headline(data: RunData, rows: list[PrivacyRow]) -> list[str]:
 
 
 def doubts(data: RunData) -> list[str]:
-    """Name the sites whose group is not certain, and those whose fingerprint is doubted."""
+    """Name the sites that noise drowns, whose group is not certain, or whose counts are doubted."""
     why = {site: data.groups.sites[site] for site in data.sites if site in data.groups.sites}
     unsure = [site for site, entry in why.items() if entry.certain is False]
     warned = [site for site, entry in why.items() if entry.warnings]
+    loud = [row.site for row in privacy_rows(data) if row.share >= LOUD]
     said = []
+    if loud:
+        said.append(f"Noise hides most of what so few counted images show: {_some(loud)}.")
     if unsure:
         said.append(f"Too few images or too much noise to be certain of: {_some(unsure)}.")
     if warned:
@@ -97,7 +101,7 @@ def _row(site: str, verified: VerifiedRelease, bins: int) -> PrivacyRow:
         delta=terms.delta,
         rho=terms.rho,
         sigma=terms.sigma,
-        share=terms.sigma * bins / stated.images,
+        share=noise_share(terms.sigma, stated.images, bins),
         images=stated.images,
         cap=stated.contribution_cap,
         used=used,

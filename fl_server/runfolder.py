@@ -41,6 +41,9 @@ RUN_FILES = (
 )
 """All that a run writes; nothing else in a run folder is ever touched."""
 
+ENDINGS = {"payload": ".safetensors", "release": ".dsse.json", "binding": ".binding.dsse.json"}
+"""Of a site's files in `fingerprints`, by the name under which the log has their digests."""
+
 SUSPICIOUS = "suspicious"
 """Reason for which a verified release was left out: it cannot have been made honestly."""
 
@@ -60,13 +63,15 @@ def write_exchange(out: Path, exchange: Exchange) -> None:
     folder = out / "fingerprints"
     folder.mkdir(parents=True, exist_ok=True)
     for site, release in exchange.releases.items():
-        atomic_write(folder / f"{site}.safetensors", release.payload)
-        atomic_write(folder / f"{site}.dsse.json", release.envelope)
-        atomic_write(folder / f"{site}.binding.dsse.json", release.binding)
+        parts = (release.payload, release.envelope, release.binding)
+        for ending, content in zip(ENDINGS.values(), parts, strict=True):
+            atomic_write(folder / f"{site}{ending}", content)
     atomic_json(out / "ledger.json", ledger_file(exchange.releases))
     doubted = {gone.site for gone in exchange.left_out if gone.reason == SUSPICIOUS}
+    held = exchange.releases.keys() | doubted
+    kept = {site + ending for site in held for ending in ENDINGS.values()}
     for path in folder.iterdir():
-        if path.name.split(".")[0] not in exchange.releases.keys() | doubted:
+        if path.name not in kept:
             path.unlink()
 
 

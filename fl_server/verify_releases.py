@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
+from fl_server.runfolder import ENDINGS
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from protocol.envelope import is_canonical, open_envelope, parse_statement
 from protocol.errors import FedprintError
@@ -16,9 +17,6 @@ from protocol.keys import public_key
 from protocol.statement import Binding, BindingStatement
 from protocol.trust import TrustEntry
 from protocol.verify import CLOCK_SKEW, VerifiedRelease
-
-ENDINGS = {"payload": "safetensors", "release": "dsse.json", "binding": "binding.dsse.json"}
-"""Ending of each file of a release, by the name under which the log has its digest."""
 
 _TIME = TypeAdapter(AwareDatetime)
 
@@ -55,9 +53,9 @@ def check_releases(evidence: Evidence) -> Iterator[Finding]:
 def _check_release(evidence: Evidence, site: str) -> Iterator[Finding]:
     entry, where = evidence.named[site], f"fingerprints/{site}"
     for name, ending in ENDINGS.items():
-        digest = sha256_hex(evidence.read(f"{where}.{ending}"))
+        digest = sha256_hex(evidence.read(f"{where}{ending}"))
         if name in entry and entry[name] != digest:
-            yield Finding(f"{where}.{ending}", "is not the file that the log names")
+            yield Finding(f"{where}{ending}", "is not the file that the log names")
     release = evidence.release(site)
     if entry.get("key") != release.key_id:
         yield Finding("log", f"names key {entry.get('key')!s:.12} for the release of {site}")

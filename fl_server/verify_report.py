@@ -13,7 +13,7 @@ from PIL import Image
 
 from fl_server.report import page_of
 from fl_server.verify_evidence import Evidence, Finding
-from fl_server.verify_results import made_by_this_version
+from fl_server.verify_results import writer
 
 REPORT = "report.html"
 _PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
@@ -22,16 +22,16 @@ _PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
 def check_report(evidence: Evidence) -> Iterator[Finding]:
     """Make the report again, and compare line by line; pictures are compared as pixels."""
     found = evidence.read(REPORT).decode(errors="replace")
-    if not made_by_this_version(evidence, REPORT):
-        return
-    wanted = page_of(evidence.run)
+    wanted, written_by = page_of(evidence.run), writer(evidence)
     lines = zip_longest(_PICTURE.sub("", found).splitlines(), _PICTURE.sub("", wanted).splitlines())
     for number, (said, right) in enumerate(lines, 1):
         if said != right:
-            yield Finding(REPORT, f"line {number} is not what the run's files give: {_cut(said)}")
+            yield Finding(
+                REPORT, f"line {number} is not what the run's files give: {_cut(said)}{written_by}"
+            )
             return
     if not _same_pictures(_PICTURE.findall(found), _PICTURE.findall(wanted)):
-        yield Finding(REPORT, "a picture is not what the run's files give")
+        yield Finding(REPORT, f"a picture is not what the run's files give{written_by}")
 
 
 def _same_pictures(found: list[str], wanted: list[str]) -> bool:

@@ -28,6 +28,9 @@ LEAST_RHO = 1e-7
 MOST_SIGMA = 2.0**40
 """In counts; far above any that has a use, and far below what an int64 holds."""
 
+LOUD = 0.5
+"""From this `noise_share` on grouping told only tasks apart, see docs/privacy.md."""
+
 Neighbours = Literal["add-remove", "replace-one"]
 _SAME, _ROUNDED = 1e-9, 1e-5  # relative: what floats, and what short figures, may differ by
 
@@ -48,6 +51,11 @@ class AskedTerms(BaseModel):
     mode: Literal["plain", "private"] = "plain"
     epsilon: float = Field(default=EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
     delta: float = Field(default=DELTA, ge=LEAST_DELTA, le=MOST_DELTA)
+
+
+def noise_share(sigma: float, images: int, bins: int) -> float:
+    """Return the noise of a count over the images that an evenly filled bin holds."""
+    return sigma * bins / images
 
 
 def sensitivity(width: int, cap: int = 1, neighbours: Neighbours = "replace-one") -> float:

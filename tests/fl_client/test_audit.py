@@ -23,7 +23,7 @@ from fl_client.commands import register
 from fl_client.site import Site, read_site
 from fl_client.spec_commands import spec_json
 from protocol.errors import AuditFailed, ConfigError, DataError
-from protocol.privacy import epsilon_of, noised, sensitivity, sigma_for
+from protocol.privacy import epsilon_of, noised, sensitivity, sigma_for, terms
 from protocol.projection import Projection
 from protocol.spec import Calibration, Sampling, Spec
 from protocol.statement import Privacy
@@ -284,8 +284,10 @@ def test_command_audits_the_real_gate(tmp_path: Path, spec: Spec) -> None:
     folder, file = manifest(tmp_path / "clinic"), tmp_path / "spec.json"
     file.write_text(spec_json(spec))
     report = tmp_path / "audit.json"
-    assert audit_words(read_site(folder), spec) == [
-        f"No audit of this release was run: fedprint audit {folder} measures what it tells."
+    asked = terms(spec.width, epsilon=2.0, delta=1e-5, cap=2)
+    assert audit_words(read_site(folder), spec, asked, 2) == [
+        f"No audit of this release was run. To measure what it tells, run fedprint audit {folder} "
+        f"--state {folder / '.fedprint'} --spec {spec.name} --epsilon 2 --delta 1e-05 --cap 2"
     ]
     result = run("audit", folder, "--spec", file, "--games", 4000, "--cap", 2, "--json", report)
     assert result.exit_code == 0, result.output
@@ -298,18 +300,21 @@ def test_command_audits_the_real_gate(tmp_path: Path, spec: Spec) -> None:
     assert written.asked is not None
     assert 0.8 < written.asked.noise < 1.2
     assert written.privacy.epsilon == 2
-    said = audit_words(site, spec, "private")
+    said = audit_words(site, spec, asked, 2)
     assert said == words(written)
     assert said[-1].startswith("Passed: in 4,000 games epsilon was proved, with 99.9 % certainty")
     assert all(sentence.isprintable() for sentence in said)
-    assert audit_words(site, spec, "plain")[0].startswith("No audit of this release was run: ")
+    assert audit_words(site, spec, Privacy())[0].startswith("No audit of this release was run. ")
+    stricter = terms(spec.width, epsilon=1.0, delta=1e-5, cap=2)
+    assert "a release with other noise. " in audit_words(site, spec, stricter, 2)[0]
     plain = run("audit", folder, "--spec", file, "--plain", "--games", 1000)
     assert plain.exit_code == 0, plain.output
     assert "Nothing was declared, so nothing can be broken" in plain.output
     (folder / "0-0.png").write_bytes((folder / "1-0.png").read_bytes())
-    assert "was of other images than the site holds now" in audit_words(read_site(folder), spec)[0]
+    again = audit_words(read_site(folder), spec, asked, 2)
+    assert "was of other images than the site holds now" in again[0]
     audit_file(site.state, spec, "private").write_text(json.dumps({"site": 1}))
-    assert audit_words(read_site(folder), spec, "private")[0].startswith("No audit")
+    assert audit_words(read_site(folder), spec, asked, 2)[0].startswith("No audit")
 
 
 def test_command_fails_where_the_noise_is_halved(
@@ -325,7 +330,8 @@ def test_command_fails_where_the_noise_is_halved(
     assert isinstance(result.exception, AuditFailed)
     assert "\n" not in str(result.exception)
     assert "FAILED: " in result.output
-    assert "FAILED: " in audit_words(read_site(folder), spec)[-1]
+    asked = terms(spec.width, epsilon=2.0, delta=1e-5)
+    assert "FAILED: " in audit_words(read_site(folder), spec, asked)[-1]
 
 
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:

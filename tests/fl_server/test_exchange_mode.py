@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fl_server.closing import report_again
 from fl_server.collection import read_collection
 from fl_server.decisions import decide_as
 from fl_server.job import run as run_job
+from fl_server.runfolder import ENDINGS, write_exchange
 from fl_server.settings import RunSettings
 from protocol import statement
 from protocol.envelope import open_envelope, parse_statement, sign
@@ -39,7 +40,7 @@ from protocol.records import (
 from protocol.statement import BindingStatement, binding_statement, release_statement, utc_now
 from protocol.taskcard import TaskCard
 from tests.fl_server.bad import Run
-from tests.fl_server.joining import FINGERPRINTS, MEMBERS, SPEC
+from tests.fl_server.joining import FINGERPRINTS, MEMBERS, SPEC, federation
 from tests.fl_server.running import Command
 from tests.strategies.fake_grid import Dead, FakeGrid, Killed
 
@@ -496,3 +497,14 @@ def test_a_second_exchange_sends_the_same_noise_and_spends_nothing(
         verify = Command("verify", tmp_path / name, *states)
         output, errors = verify.process.communicate(timeout=120)
         assert (verify.process.returncode, errors) == (0, ""), output
+
+
+def test_names_with_dots_keep_their_files(tmp_path: Path) -> None:
+    made = federation().exchange
+    first, *rest = made.releases
+    renamed = {"north.v2": made.releases[first], **{s: made.releases[s] for s in rest[:2]}}
+    write_exchange(tmp_path, replace(made, releases=renamed))
+    (tmp_path / "fingerprints" / "north.safetensors").write_bytes(b"of an earlier run")
+    write_exchange(tmp_path, replace(made, releases=renamed))
+    names = {path.name for path in (tmp_path / "fingerprints").iterdir()}
+    assert names == {site + ending for site in renamed for ending in ENDINGS.values()}

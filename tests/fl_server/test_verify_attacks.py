@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,9 +267,17 @@ def test_a_run_of_before_the_ledger_is_verified_with_a_note(tmp_path: Path) -> N
     log.close(made.exchange.run, folder, made.exchange.signer)
     outcome = verify_run(Evidence(folder, signer_pem(made.exchange.signer)))
     assert outcome.findings == []
-    assert outcome.notes[0] == "no ledger.json: the run is older than it, its releases are plain"
-    assert [note.split(" was ")[0] for note in outcome.notes[1:]] == ["groups.json", "report.html"]
-    assert "fedprint 0.1 wrote it" in outcome.notes[1]
+    assert outcome.notes == ["no ledger.json: the run is older than it, its releases are plain"]
+
+
+def test_what_another_version_decided_is_computed_again_and_says_so(copied: Path) -> None:
+    edited("run.json", lambda c: c["versions"].update(fedprint="0.1"))(copied)
+    edited("groups.json", lambda c: c["sites"][MEMBERS[0]].update(margin=0.5))(copied)
+    lines = (copied / "log" / ENTRIES).read_bytes().splitlines()
+    RunLog(lines).close(RUN, copied, own_signer(copied))
+    found = [f.what for f in findings(copied) if f.where == "groups.json" and "margin" in f.what]
+    assert len(found) == 1
+    assert re.search(r" \(fedprint 0\.1 wrote it, this is [\w.]+\)$", found[0])
 
 
 def say(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
