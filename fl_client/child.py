@@ -52,29 +52,30 @@ def run_child(
     started : callable
         Receives the child's process id.
     """
-    child = subprocess.Popen(
-        list(command),
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=tuple(inherit),
-    )
-    started(child.pid)
-    assert child.stdout is not None
-    relay = threading.Thread(target=_relay, args=(child.stdout, see), daemon=True)
-    relay.start()
-    stop = _Stop(child)
-    try:
-        with stop.listening():
+    stop = _Stop()
+    with stop.listening():  # before the child is there: a signal in between would leave it behind
+        child = subprocess.Popen(
+            list(command),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=tuple(inherit),
+        )
+        started(child.pid)
+        assert child.stdout is not None
+        relay = threading.Thread(target=_relay, args=(child.stdout, see), daemon=True)
+        relay.start()
+        try:
+            stop.forward_to(child)
             while child.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(timeout=0.5)
                 stop.hasten()
-    finally:
-        _end_family(child)
-        relay.join(timeout=5)
+        finally:
+            _end_family(child)
+            relay.join(timeout=5)
     return Ended(child.returncode, stop.by)
 
 
@@ -82,7 +83,7 @@ def run_child(
 class _Stop:
     """Forwards the first signal as SIGTERM; the second one, or long silence, ends everything."""
 
-    child: subprocess.Popen[bytes]
+    child: subprocess.Popen[bytes] | None = None
     by: int | None = None
     since: float = field(default=0.0)
 
@@ -98,15 +99,26 @@ class _Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def forward_to(self, child: subprocess.Popen[bytes]) -> None:
+        """Forward signals to a child from now on, also the one that came before it was there."""
+        self.child = child
+        if self.by is not None:
+            child.terminate()
+
     def _heard(self, number: int, _frame: FrameType | None) -> None:
         if self.by is None:
             self.by, self.since = number, time.monotonic()
-            self.child.terminate()
+            if self.child is not None:
+                self.child.terminate()
         else:
             self.since = -PATIENCE  # no more of it
 
     def hasten(self) -> None:
-        if self.by is not None and time.monotonic() - self.since > PATIENCE:
+        if (
+            self.child is not None
+            and self.by is not None
+            and time.monotonic() - self.since > PATIENCE
+        ):
             _signal_family(self.child.pid, signal.SIGKILL)
 
 

@@ -355,6 +355,19 @@ def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch)
     assert (end.status, end.stopped_by) == (-signal.SIGKILL, signal.SIGTERM)
 
 
+def test_a_signal_that_comes_while_the_child_starts_ends_it() -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    started: list[int] = []
+
+    def stop(process: int) -> None:
+        started.append(process)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    end = run_child(command, os.environ, lambda _: None, started=stop)
+    assert (end.status, end.stopped_by) == (-signal.SIGTERM, signal.SIGTERM)
+    assert ended(started[0])
+
+
 def test_the_node_before_may_still_be_connected(
     north: SiteSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
