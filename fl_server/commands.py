@@ -38,7 +38,10 @@ class Alike(StrEnum):
 
 Groups = Annotated[
     Alike,
-    typer.Option("--groups", help="What makes sites alike: the task, whatever the images' look."),
+    typer.Option(
+        "--groups",
+        help="What groups have in common: the task, whatever the shares of classes; or the data.",
+    ),
 ]
 MeasureName = Annotated[str, typer.Option(help="Distance between tasks.")]
 
