@@ -1,0 +1,1 @@
+"""How the tables of a pool came to be, one file a step."""

@@ -1,0 +1,1 @@
+"""The steps, in the order in which each names the one before."""

@@ -1,0 +1,57 @@
+"""Withdrawing a task: it leaves the pool with all that names it, and its bytes are overwritten."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from fl_server.pool.models import Base
+from fl_server.pool.session import Pool, PoolBusy, autocommit
+from fl_server.pool.store import Tally, take_out
+
+
+def withdraw(pool: Pool, task: str) -> Tally:
+    """Remove a task, its release and every experiment in which it is target or source.
+
+    What stays is a line that says that it was withdrawn, and keeps it from coming back. Called
+    again, it only overwrites again.
+
+    Parameters
+    ----------
+    pool : Pool
+        Where from.
+    task : str
+        Id of the task.
+
+    Raises
+    ------
+    PoolBusy
+        When somebody still reads the old state: it is withdrawn, but its bytes are not yet
+        overwritten, until this is called again.
+    """
+    tally = Tally()
+    with pool.writing() as session:
+        take_out(session, task, tally)
+    scrub(pool)
+    return tally
+
+
+def scrub(pool: Pool) -> None:
+    """Overwrite what was deleted: rewrite the file, or the tables, without it.
+
+    PostgreSQL's own write-ahead log and backups are beyond this, and follow its administrator's
+    rules.
+
+    Raises
+    ------
+    PoolBusy
+        When somebody still reads the old state.
+    """
+    with autocommit(pool) as connection:
+        if connection.dialect.name != "sqlite":
+            for table in Base.metadata.sorted_tables:
+                connection.execute(text(f'VACUUM (FULL) "{table.name}"'))
+            return
+        connection.execute(text("VACUUM"))
+        busy = connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]
+    if busy:
+        raise PoolBusy(pool.where)

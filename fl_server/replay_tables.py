@@ -1,0 +1,166 @@
+"""From judged selectors to rows with intervals, differences, win rates and doubtful ranks.
+
+All intervals are 95 % percentile intervals over 1,000 bootstraps of the targets; the same draws
+serve every selector, so that differences are paired.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from fl_server.replay_data import ReplayData
+from fl_server.replay_run import LIFELONG, Replayed
+from strategies.outcome_metrics import MEASURES
+
+__all__ = ["BOOTSTRAPS", "replay_tables"]
+
+Floats = NDArray[np.float64]
+BOOTSTRAPS = 1000
+LOWER_IS_BETTER = {"regret1"}
+DECIDING = ("percentile1", "weightedtau")
+
+
+def replay_tables(data: ReplayData, replayed: Replayed, *, seed: int = 0) -> dict[str, Any]:
+    """Return the content of the JSON file: plain values, None where nothing is known.
+
+    Parameters
+    ----------
+    data
+        What was replayed.
+    replayed
+        What came of it.
+    seed
+        Of the bootstrap.
+    """
+    n = len(data.tasks)
+    draws = np.random.default_rng(seed).integers(0, n, (BOOTSTRAPS, n))
+    weights = np.stack([np.bincount(draw, minlength=n) for draw in draws]).astype(np.float64)
+    tables: dict[str, Any] = {"rows": [], "differences": [], "ranks": [], "win_rates": []}
+    for protocol, values in replayed.values.items():
+        for selector, own in values.items():
+            tables["rows"] += _rows(data, selector, protocol, own, weights)
+        tables["differences"] += _differences(protocol, values, weights)
+        tables["ranks"] += _ranks(protocol, values, weights)
+        tables["win_rates"] += _win_rates(protocol, values)
+    tables["references"] = [
+        row
+        for name, own in replayed.references.items()
+        for row in _rows(data, name, "full", own, weights)
+    ]
+    tables["first_half"] = (
+        _rows(data, "pool", LIFELONG, replayed.halves[0], weights) if replayed.halves else []
+    )
+    return tables
+
+
+def _rows(
+    data: ReplayData, selector: str, protocol: str, values: Floats, weights: Floats
+) -> list[dict[str, Any]]:
+    mean, low, high = _interval(values, weights)
+    rows = []
+    for (s, scenario), (m, metric) in (
+        (s, m) for s in enumerate(data.scenarios) for m in enumerate(data.metrics)
+    ):
+        row: dict[str, Any] = {
+            "selector": selector, "protocol": protocol, "scenario": scenario, "metric": metric
+        }  # fmt: skip
+        for i, measure in enumerate(MEASURES):
+            row[measure] = _plain(mean[s, m, i])
+            row[f"{measure}_low"] = _plain(low[s, m, i])
+            row[f"{measure}_high"] = _plain(high[s, m, i])
+        rows.append(row)
+    return rows
+
+
+def _differences(
+    protocol: str, values: dict[str, Floats], weights: Floats
+) -> list[dict[str, Any]]:
+    """Return the pool minus every other selector, averaged over scenarios and metrics."""
+    out = []
+    for name in values:
+        if name == "pool":
+            continue
+        mean, low, high = _interval(_overall(values["pool"] - values[name]), weights)
+        row: dict[str, Any] = {"selector": "pool", "against": name, "protocol": protocol}
+        for i, measure in enumerate(MEASURES):
+            row[measure] = _plain(mean[i])
+            row[f"{measure}_low"], row[f"{measure}_high"] = _plain(low[i]), _plain(high[i])
+        out.append(row)
+    return out
+
+
+def _ranks(protocol: str, values: dict[str, Floats], weights: Floats) -> list[dict[str, Any]]:
+    """Rank the selectors in every bootstrap: 1 is the best, `low` and `high` say how sure."""
+    names = [name for name in values if name != "oracle"]
+    out = []
+    for measure in DECIDING:
+        i = MEASURES.index(measure)
+        resampled = np.stack([_cells(values[name][:, :, i], weights) for name in names])
+        ranks = stats.rankdata(-resampled, axis=0)
+        for name, own in zip(names, ranks, strict=True):
+            low, high = np.percentile(own, [2.5, 97.5])
+            out.append(
+                {
+                    "selector": name, "protocol": protocol, "measure": measure,
+                    "rank": float(own.mean()), "rank_low": float(low), "rank_high": float(high),
+                    "first": float((own == 1).mean()),
+                }  # fmt: skip
+            )
+    return out
+
+
+def _win_rates(protocol: str, values: dict[str, Floats]) -> list[dict[str, Any]]:
+    """How often the row's selector is above the other on a target; equal counts a half."""
+    out = []
+    for measure in DECIDING:
+        i = MEASURES.index(measure)
+        for name in values:
+            for other in values:
+                difference = values[name][:, :, i] - values[other][:, :, i]
+                known = difference[np.isfinite(difference)]
+                if name != other and len(known):
+                    rate = float((known > 0).mean() + (known == 0).mean() / 2)
+                    out.append(
+                        {
+                            "selector": name, "against": other, "protocol": protocol,
+                            "measure": measure, "win_rate": rate,
+                        }  # fmt: skip
+                    )
+    return out
+
+
+def _overall(values: Floats) -> Floats:
+    """Average over scenarios and metrics, target by target: ``[measure, target]``."""
+    flat = values.reshape(-1, *values.shape[2:])
+    known = np.isfinite(flat)
+    total, count = np.where(known, flat, 0).sum(axis=0), known.sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _cells(values: Floats, weights: Floats) -> Floats:
+    """Resampled mean over the targets, then over scenarios and metrics: ``[bootstrap]``."""
+    means = _resampled(values, weights)
+    return np.asarray(np.nanmean(means.reshape(-1, means.shape[-1]), axis=0))
+
+
+def _resampled(values: Floats, weights: Floats) -> Floats:
+    known = np.isfinite(values)
+    total, count = np.where(known, values, 0) @ weights.T, known @ weights.T
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _interval(values: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return mean and 95 % interval over the last axis, the targets."""
+    mean = _resampled(values, np.ones((1, values.shape[-1])))[..., 0]
+    resampled = _resampled(values, weights)
+    resampled = np.where(np.isnan(mean)[..., None], 0.0, resampled)
+    low, high = np.nanpercentile(resampled, [2.5, 97.5], axis=-1)
+    return mean, low, high
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,133 @@
+"""``fedprint pool`` as it is typed."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from fl_server import pool_commands
+from fl_server.pool.add import OWN_KEY
+from protocol import cli
+from protocol.files import atomic_json
+from protocol.keys import generate_key, public_pem, save_private_key
+from tests.fl_server.audited import audited_run
+from tests.fl_server.bad import Run
+from tests.fl_server.joining import MEMBERS
+from tests.fl_server.pool.pooling import SPEC, filled, released, task_id
+
+COMMANDS = ("add", "list", "show", "export", "import", "merge", "withdraw")
+
+
+@pytest.fixture
+def pool_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return the command line with ``pool``, also where fedprint was installed before it was."""
+    build = cli.build_app
+
+    def build_with_pool() -> typer.Typer:
+        app = build()
+        if all(group.name != "pool" for group in app.registered_groups):
+            pool_commands.register(app)
+        return app
+
+    monkeypatch.setattr(cli, "build_app", build_with_pool)
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody there to answer
+    monkeypatch.setenv("COLUMNS", "200")
+    return run
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(pool_run: Run, name: str) -> None:
+    done = pool_run("pool", name, "--help")
+    assert done.code == 0
+    assert f"Example: fedprint pool {name} pool.db" in " ".join(done.out.split())
+
+
+def test_a_pool_from_its_first_run_to_a_withdrawal(pool_run: Run, tmp_path: Path) -> None:
+    run, pool, out = audited_run(tmp_path), tmp_path / "pool.db", tmp_path / "out.json"
+    done = pool_run("pool", "add", pool, run, "--json", out)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"{pool}: tasks added: 5\nnote: {OWN_KEY}\n"
+    assert json.loads(out.read_text()) == {"counts": {"tasks added": 5}, "notes": [OWN_KEY]}
+    coordinator = run / "coordinator.pub.pem"
+    done = pool_run("pool", "add", pool, run, "--coordinator", coordinator)
+    assert done.out == f"{pool}: tasks known: 5\n"
+
+    done = pool_run("pool", "list", pool, "--json", out)
+    assert "tasks: 5" in done.out
+    tasks = json.loads(out.read_text())["tasks"]
+    assert [task["site"] for task in tasks] == list(MEMBERS)
+
+    first = tasks[0]["id"]
+    done = pool_run("pool", "show", pool, first[:8], "--json", out)
+    assert f"site         {MEMBERS[0]}" in done.out
+    assert json.loads(out.read_text())["card"]["name"] == "t"
+
+    key, public = tmp_path / "key.pem", tmp_path / "key.pub.pem"
+    private = generate_key()
+    save_private_key(key, private)
+    public.write_text(public_pem(private))
+    shared = tmp_path / "shared.jsonl"
+    done = pool_run("pool", "export", pool, shared, "--key", key, "--json", out)
+    assert done.out.startswith(f"{shared}: release: 5, spec: 1; signed with key ")
+    assert json.loads(out.read_text())["records"] == {"release": 5, "spec": 1}
+
+    other = tmp_path / "other.db"
+    done = pool_run("pool", "import", other, shared)
+    assert (done.code, done.err) == (
+        1,
+        "fedprint: error: nobody is trusted: give the exporter's public key (--trust PEM)\n",
+    )
+    done = pool_run("pool", "import", other, shared, "--trust", public, "--json", out)
+    assert done.out == f"{other}: tasks added: 5\n"
+    assert pool_run("pool", "merge", pool, other).out == f"{pool}: tasks known: 5\n"
+
+    done = pool_run("pool", "withdraw", pool, first[:8])
+    assert done.code == 1
+    assert "nothing was withdrawn: it is final" in done.err
+    done = pool_run("pool", "withdraw", pool, first[:8], "--yes", "--json", out)
+    assert done.out == f"{pool}: withdrawn: 1\n"
+    assert "tasks: 4, withdrawn: 1" in pool_run("pool", "list", pool).out
+    assert "withdrawal" in pool_run("pool", "show", pool, first[:8]).out
+    assert "tasks known: 4, tasks withdrawn before: 1" in pool_run("pool", "merge", pool, other).out
+
+
+def test_experiments_are_shown(pool_run: Run, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.db"
+    filled(str(pool)).close()
+    done = pool_run("pool", "show", pool, task_id(1))
+    assert done.code == 0
+    assert "grouped, 2" in " ".join(done.out.split())
+
+
+def test_a_single_release_is_added(pool_run: Run, tmp_path: Path) -> None:
+    payload, envelope = released(1)
+    atomic_json(tmp_path / "spec.json", SPEC)
+    (tmp_path / "a.safetensors").write_bytes(payload)
+    (tmp_path / "a.dsse.json").write_bytes(envelope)
+    done = pool_run("pool", "add", tmp_path / "pool.db", tmp_path / "a.dsse.json")
+    assert done.out.endswith("pool.db: tasks added: 1\n")
+    assert "not enrolled" in " ".join(pool_run("pool", "list", tmp_path / "pool.db").out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("list", "{}/none.db"), "there is no pool {}/none.db: make it with fedprint pool add"),
+        (("add", "{}/p.db", "{}/none"), "there is no {}/none: give a run folder, or a release"),
+        (("add", "{}/p.db", "{}"), "{} is not in order: "),
+        (("show", "{}/none.db", "123456"), "there is no pool {}/none.db"),
+        (("import", "{}/p.db", "{}/x", "--trust", "{}"), "{} is no public key: give a PEM file"),
+        (("merge", "{}/p.db", "{}/none.db"), "there is no pool {}/none.db"),
+    ],
+)
+def test_errors_are_one_line(
+    pool_run: Run, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = pool_run("pool", *(text.format(tmp_path) for text in arguments))
+    assert done.code == 1
+    assert done.err.startswith(f"fedprint: error: {said.format(tmp_path)}")
+    assert done.err.count("\n") == 1
