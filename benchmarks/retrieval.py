@@ -108,11 +108,11 @@ def measure_queries(
     """Time queries and bare products in turns, each time with another target."""
     targets = [f for _, f in make_tasks(repeats + 1, store.spec, seed=1)]
     vector = np.random.default_rng(2).random(store.layout.width, dtype=np.float32)
+    frugal = FingerprintStore(store.folder, mapped=0)
+    peak = peak_megabytes(lambda: top_k(frugal, targets[0], k, measure))
     index: BlockIndex = BlockIndex(store)
     alive = np.ones(store.size, dtype=bool)
     few = len(index.contenders([question(targets[0], store.spec, measure)], k, alive)[0])
-    frugal = FingerprintStore(store.folder, mapped=0)
-    peak = peak_megabytes(lambda: top_k(frugal, targets[0], k, measure))
     matrix: NDArray[np.float32] = np.memmap(
         store.folder / store.header.matrix, np.float32, "r", shape=(store.size, store.layout.width)
     )

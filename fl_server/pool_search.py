@@ -36,7 +36,7 @@ class BlockIndex:
     """
 
     def __init__(self, store: FingerprintStore) -> None:
-        from threadpoolctl import ThreadpoolController
+        from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
         self.store = store
         self._blas = ThreadpoolController().select(user_api="blas")

@@ -58,7 +58,9 @@ def replay(
     orders: Annotated[int, typer.Option(min=1, help="Arrival orders of the lifelong pool.")] = 10,
     seed: Annotated[int, typer.Option(help="Ties, orders, exploration and bootstraps.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Draw a figure: a .png or .svg file.")] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="Also write all as JSON here.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Also write all as JSON here.")
+    ] = None,
 ) -> None:
     """Judge every distance, the learning pool, random and oracle on recorded outcomes.
 

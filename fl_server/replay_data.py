@@ -103,9 +103,11 @@ def read_replay(folder: Path) -> ReplayData:
 
 def _rows(path: Path, columns: Iterable[str]) -> list[Row]:
     try:
-        with gzip.open(path, "rt", newline="", encoding="utf-8") if path.suffix == ".gz" else open(
-            path, newline="", encoding="utf-8"
-        ) as file:
+        with (
+            gzip.open(path, "rt", newline="", encoding="utf-8")
+            if path.suffix == ".gz"
+            else open(path, newline="", encoding="utf-8") as file
+        ):
             reader = csv.DictReader(file)
             missing = [c for c in columns if c not in (reader.fieldnames or [])]
             if missing:
@@ -163,7 +165,9 @@ def _matrix(path: Path, tasks: list[str]) -> Floats:
     header = table[0][1:] if table else []
     for line, row in enumerate(table[1:], start=2):
         if len(row) != len(header) + 1:
-            raise DataError(f"{path}, line {line}: {len(row)} cells, the header has {len(table[0])}")
+            raise DataError(
+                f"{path}, line {line}: {len(row)} cells, the header has {len(table[0])}"
+            )
         for target, cell in zip(header, row[1:], strict=True):
             if row[0] in place and target in place:
                 out[place[row[0]], place[target]] = _number(cell, path, line)

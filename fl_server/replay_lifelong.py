@@ -71,11 +71,12 @@ def arrivals(
     """
     metrics = len(data.metrics)
     pairs = TaskPairs(replay_tasks(data), metrics)
-    recorded = np.isfinite(data.performance).any(axis=(1, 2))  # [scenario, target, source]
+    # [scenario, target, source]
+    recorded = np.asarray(np.isfinite(data.performance).any(axis=(1, 2)))
     for s in range(len(data.scenarios)):
         model = Recommender(pairs, metrics)
         for place, target in enumerate(rng.permutation(np.flatnonzero(recorded[s].any(axis=1)))):
-            advice = _possible(model.advise(int(target)), recorded[s, target])
+            advice = _possible(model.advise(int(target), relearn=0), recorded[s, target])
             tried = advice.shots(shots, rng)
             scores = np.full((metrics, len(data.tasks)), np.nan)
             scores[:, advice.source] = advice.mean

@@ -39,16 +39,16 @@ def plot_replay(tables: dict[str, Any], path: Path) -> None:
     rows = [row for row in tables["rows"] if row["selector"] not in LEFT_OUT]
     scenarios = list(dict.fromkeys(row["scenario"] for row in rows))
     protocols = list(dict.fromkeys(row["protocol"] for row in rows))
-    columns = [(p, s) for p in protocols for s in scenarios]
+    lines = [(p, m) for p in protocols for m in SHOWN]
     height = 1.0 + 0.28 * len({row["selector"] for row in rows})
-    figure = Figure(figsize=(2.6 * len(columns) + 1.5, 2 * height), layout="constrained")
-    axes = figure.subplots(len(SHOWN), len(columns), squeeze=False, sharey="row", sharex="row")
-    for (measure, words), line in zip(SHOWN.items(), axes, strict=True):
-        for (protocol, scenario), ax in zip(columns, line, strict=True):
+    figure = Figure(figsize=(2.6 * len(scenarios) + 1.5, len(lines) * height), layout="constrained")
+    axes = figure.subplots(len(lines), len(scenarios), squeeze=False, sharey="row", sharex="row")
+    for (protocol, measure), line in zip(lines, axes, strict=True):
+        for scenario, ax in zip(scenarios, line, strict=True):
             here = [r for r in rows if (r["protocol"], r["scenario"]) == (protocol, scenario)]
             _panel(ax, here, measure)
-            ax.set_title(f"{scenario.replace('_', ' ')}\n{protocol} pool", fontsize=9)
-            ax.set_xlabel(words, fontsize=8)
+            ax.set_title(f"{scenario.replace('_', ' ')}, {protocol}", fontsize=9)
+            ax.set_xlabel(SHOWN[measure], fontsize=8)
     axes[0, 0].legend(fontsize=7, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -119,9 +119,13 @@ def _over_repetitions(
         order = None if shots is None else _shots_first(own, possible, shots)
         results.append(
             judge(
-                own[possible], performance[possible], float(data.baseline[m, r, t]),
-                order=order, rng=rng, as_published=as_published,
-            )  # fmt: skip
+                own[possible],
+                performance[possible],
+                float(data.baseline[m, r, t]),
+                order=order,
+                rng=rng,
+                as_published=as_published,
+            )
         )
     return _nanmean(np.array(results)) if results else np.full(len(MEASURES), np.nan)
 
@@ -170,4 +174,4 @@ def _of_arrival(
 def _nanmean(values: Floats) -> Floats:
     known = np.isfinite(values)
     total, count = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))

@@ -64,19 +64,21 @@ def full_pool(
     for s in range(len(data.scenarios)):
         model = Recommender(pairs, metrics)
         model.add(standings_of(outcomes(data, s)))
-        model.learn()
         for target in range(len(data.tasks)):
             group = np.flatnonzero(~data.eligible[:, target]) if hold_out == "group" else None
-            advice = model.advise(target, without=group, relearn=3)
+            advice = model.advise(target, without=group)
             out[s, :, 0, target, advice.source] = advice.mean.T
             step()
     return out
 
 
 def outcomes(
-    data: ReplayData, scenario: int, target: int | None = None, tried: NDArray[np.intp] | None = None
+    data: ReplayData,
+    scenario: int,
+    target: int | None = None,
+    tried: NDArray[np.intp] | None = None,
 ) -> Outcomes:
-    """Return a scenario's recorded outcomes: all of them, or one target's with the tried sources."""
+    """Return a scenario's recorded outcomes, or only one target's with the tried sources."""
     values = data.performance[scenario]
     if target is not None:
         mask = np.full(values.shape, False)
@@ -104,7 +106,7 @@ def references(data: ReplayData) -> dict[str, Floats]:
 def _mean(values: Floats, axis: int) -> Floats:
     known = np.isfinite(values)
     total, count = np.where(known, values, 0).sum(axis=axis), known.sum(axis=axis)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
 def _leave_one_out(values: Floats, axis: int) -> Floats:
@@ -112,4 +114,4 @@ def _leave_one_out(values: Floats, axis: int) -> Floats:
     filled = np.where(known, values, 0)
     total = filled.sum(axis=axis, keepdims=True) - filled
     count = known.sum(axis=axis, keepdims=True) - known
-    return np.divide(total, count, out=np.full(values.shape, np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(values.shape, np.nan), where=count > 0))

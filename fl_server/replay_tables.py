@@ -76,9 +76,7 @@ def _rows(
     return rows
 
 
-def _differences(
-    protocol: str, values: dict[str, Floats], weights: Floats
-) -> list[dict[str, Any]]:
+def _differences(protocol: str, values: dict[str, Floats], weights: Floats) -> list[dict[str, Any]]:
     """Return the pool minus every other selector, averaged over scenarios and metrics."""
     out = []
     for name in values:
@@ -100,15 +98,22 @@ def _ranks(protocol: str, values: dict[str, Floats], weights: Floats) -> list[di
     for measure in DECIDING:
         i = MEASURES.index(measure)
         resampled = np.stack([_cells(values[name][:, :, i], weights) for name in names])
+        resampled = resampled[:, np.isfinite(resampled).all(axis=0)]  # draws that know something
+        if not resampled.size:
+            continue
         ranks = stats.rankdata(-resampled, axis=0)
         for name, own in zip(names, ranks, strict=True):
             low, high = np.percentile(own, [2.5, 97.5])
             out.append(
                 {
-                    "selector": name, "protocol": protocol, "measure": measure,
-                    "rank": float(own.mean()), "rank_low": float(low), "rank_high": float(high),
+                    "selector": name,
+                    "protocol": protocol,
+                    "measure": measure,
+                    "rank": float(own.mean()),
+                    "rank_low": float(low),
+                    "rank_high": float(high),
                     "first": float((own == 1).mean()),
-                }  # fmt: skip
+                }
             )
     return out
 
@@ -126,9 +131,12 @@ def _win_rates(protocol: str, values: dict[str, Floats]) -> list[dict[str, Any]]
                     rate = float((known > 0).mean() + (known == 0).mean() / 2)
                     out.append(
                         {
-                            "selector": name, "against": other, "protocol": protocol,
-                            "measure": measure, "win_rate": rate,
-                        }  # fmt: skip
+                            "selector": name,
+                            "against": other,
+                            "protocol": protocol,
+                            "measure": measure,
+                            "win_rate": rate,
+                        }
                     )
     return out
 
@@ -138,19 +146,22 @@ def _overall(values: Floats) -> Floats:
     flat = values.reshape(-1, *values.shape[2:])
     known = np.isfinite(flat)
     total, count = np.where(known, flat, 0).sum(axis=0), known.sum(axis=0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
 def _cells(values: Floats, weights: Floats) -> Floats:
     """Resampled mean over the targets, then over scenarios and metrics: ``[bootstrap]``."""
     means = _resampled(values, weights)
-    return np.asarray(np.nanmean(means.reshape(-1, means.shape[-1]), axis=0))
+    flat = means.reshape(-1, means.shape[-1])
+    known = np.isfinite(flat)
+    total, count = np.where(known, flat, 0).sum(axis=0), known.sum(axis=0)
+    return np.asarray(total / np.where(count > 0, count, np.nan))
 
 
 def _resampled(values: Floats, weights: Floats) -> Floats:
     known = np.isfinite(values)
     total, count = np.where(known, values, 0) @ weights.T, known @ weights.T
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
 def _interval(values: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:

@@ -36,8 +36,9 @@ def percentiles(performance: Floats, *, as_published: bool = False) -> Floats:
     ndarray
         From 1/n to 1, shape ``[n]``; 1 is the best.
     """
-    method = "average" if as_published else "max"
-    return np.asarray(stats.rankdata(performance, method=method) / len(performance))
+    if as_published:
+        return np.asarray(stats.rankdata(performance, method="average") / len(performance))
+    return np.asarray(stats.rankdata(performance, method="max") / len(performance))
 
 
 def regret(performance: Floats, chosen: int, *, as_published: bool = False) -> float:

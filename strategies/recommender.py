@@ -124,15 +124,13 @@ class Recommender:
             self._count_in(int(target), 1)
 
     def learn(self, steps: int = 25) -> None:
-        """Learn the variances from all outcomes seen; only a start for `advise`."""
+        """Learn the variances from all outcomes seen."""
         self._learnt = learn(
             self._gram, self._moment, self._square, self._count, self._learnt, self._prior,
             steps=steps,
         )  # fmt: skip
 
-    def advise(
-        self, target: int, *, without: Ints | None = None, relearn: int = 0
-    ) -> Advice:
+    def advise(self, target: int, *, without: Ints | None = None, relearn: int = 10) -> Advice:
         """Return what to expect of every possible source.
 
         Parameters
@@ -142,7 +140,8 @@ class Recommender:
         without
             Further targets whose outcomes are not used.
         relearn
-            Steps by which the variances are learnt anew without these outcomes; 0 keeps them.
+            Steps by which the variances are learnt anew, from the prior and without these
+            outcomes; 0 keeps what `learn` found, which is for targets without outcomes.
         """
         left_out = {target, *([] if without is None else map(int, without))} & set(self._seen)
         gram, moment, square, count = self._gram, self._moment, self._square, self._count
@@ -152,9 +151,7 @@ class Recommender:
             square, count = square - float(own.value @ own.value), count - len(own.value)
         components = self._learnt
         if relearn:
-            components = learn(
-                gram, moment, square, count, components, self._prior, steps=relearn
-            )
+            components = learn(gram, moment, square, count, self._prior, self._prior, steps=relearn)
         state = fit(gram, moment, components)
         source = np.flatnonzero(self._pairs.tasks.allowed()[:, target])
         return self._predict(target, source, state.weights, state.covariance)
@@ -173,7 +170,7 @@ class Recommender:
 
     @property
     def variances(self) -> dict[str, float]:
-        """Learnt variance of every block and of the noise: how much each kind of knowledge counts."""
+        """Learnt variance of every block and of the noise: how much each kind counts."""
         named = dict(zip(BLOCKS, map(float, self._learnt.variance), strict=True))
         return {**named, "noise": self._learnt.noise}
 
@@ -195,4 +192,3 @@ class Recommender:
         self._moment = self._moment + sign * rows.T @ own.value
         self._square += sign * float(own.value @ own.value)
         self._count += sign * len(own.value)
-

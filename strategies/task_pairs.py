@@ -63,14 +63,14 @@ class Tasks:
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit the number of tasks."""
         n = self.count
-        shapes = {
-            "distances": (self.distances, lambda s: len(s) == 3 and s[1:] == (n, n)),
-            "covariates": (self.covariates, lambda s: len(s) == 2 and s[0] == n),
-            "similarity": (self.similarity, lambda s: s == (n, n)),
-            "eligible": (self.eligible, lambda s: s == (n, n)),
+        parts = {
+            "distances": (self.distances, (None, n, n)),
+            "covariates": (self.covariates, (n, None)),
+            "similarity": (self.similarity, (n, n)),
+            "eligible": (self.eligible, (n, n)),
         }
-        for name, (array, fits) in shapes.items():
-            if array is not None and not fits(array.shape):
+        for name, (array, wanted) in parts.items():
+            if array is not None and not _fits(array.shape, wanted):
                 raise BadShape(f"{name} have shape {array.shape}, but there are {n} tasks")
 
     def allowed(self) -> NDArray[np.bool_]:
@@ -155,7 +155,13 @@ def keyword_similarity(keywords: Sequence[frozenset[str]]) -> Floats:
     has = has.reshape(len(keywords), len(words))
     both = has @ has.T
     either = has.sum(axis=1)[:, None] + has.sum(axis=1) - both
-    return np.divide(both, either, out=np.eye(len(keywords)), where=either > 0)
+    return np.asarray(np.divide(both, either, out=np.eye(len(keywords)), where=either > 0))
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        want in (None, size) for size, want in zip(shape, wanted, strict=True)
+    )
 
 
 def _closeness(near: Floats) -> Floats:

@@ -123,8 +123,10 @@ def learn(
         squares = np.bincount(components.block, (state.weights - components.mean) ** 2, size)
         variance = (squares + strength * prior.variance) / (known + strength)
         misfit = square - 2 * state.weights @ moment + state.weights @ gram @ state.weights
-        freedom = max(count - known.sum(), 0.0)
-        noise = (max(misfit, 0.0) + noise_strength * prior.noise) / (freedom + noise_strength)
+        freedom = max(count - float(known.sum()), 0.0)
+        noise = (max(float(misfit), 0.0) + noise_strength * prior.noise) / (
+            freedom + noise_strength
+        )
         components = replace(
             components, variance=np.maximum(variance, FLOOR), noise=max(float(noise), FLOOR)
         )

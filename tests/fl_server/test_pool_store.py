@@ -116,6 +116,18 @@ def test_readers_see_what_others_wrote(store: FingerprintStore) -> None:
     assert compact(store) == 0
 
 
+def test_faiss_looks_beyond_withdrawn_tasks(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    store = create(tmp_path, SPEC, MEASURE)
+    ids = [f"{1000 - i:064x}" for i in range(300)]
+    append(store, ((i, SITES[0]) for i in ids))  # all equal: the last one comes first
+    index = make_index(store, "faiss")
+    assert top_k(store, SITES[1], 1, MEASURE, index=index).ids == ids[-1:]
+    for position in range(60, 70):  # about where faiss is asked to stop
+        withdraw(store, [ids[position]])
+        assert top_k(store, SITES[1], 1, MEASURE, index=index).ids == ids[-1:]
+
+
 def test_a_task_is_withdrawn_during_a_query(store: FingerprintStore) -> None:
     order = expected(SITES[0], MEASURE, list(TASKS))
 
@@ -171,25 +183,39 @@ from tests.fl_server.test_pool_store import MEASURE, SITES, SPEC
 from protocol.files import sha256_hex
 store = create(Path(sys.argv[1]), SPEC, MEASURE)
 print("ready", flush=True)
+sys.stdin.readline()
 for i in range(int(sys.argv[3]), int(sys.argv[4])):
     append(store, [(sha256_hex(str(i).encode()), SITES[i % len(SITES)])])
 """
 
 
 def writer(folder: Path, first: int, last: int) -> subprocess.Popen[str]:
+    """Start a process that appends as soon as it is told to."""
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", WRITER, str(folder), "-", str(first), str(last)]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=root, env=environment
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), "-", str(first), str(last)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+
+
+def begin(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
+    create(tmp_path, SPEC, MEASURE)
     processes = [writer(tmp_path, 0, 50), writer(tmp_path, 40, 90)]
+    begin(*processes)
     assert [process.wait(60) for process in processes] == [0, 0]
     store = FingerprintStore(tmp_path)
     assert len(store) == store.size == 90
@@ -199,6 +225,7 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_whole_fingerprints(tmp_path: Path) -> None:
     process = writer(tmp_path, 0, 10**6)
+    begin(process)
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait(10)
