@@ -96,7 +96,10 @@ def _signed(payload: bytes, key: keys.Signer, payload_type: str = IN_TOTO) -> by
 def _releases() -> dict[str, Door]:
     """A site's answer: record, envelopes, statement, tensor."""
     key = keys.generate_key()
-    signer, store = keys.signer(key), trust.TrustStore.empty().enrol("north", keys.public_pem(key))
+    signer, store = (
+        keys.signer(key),
+        trust.TrustStore.empty().enrol("north", keys.public_pem(key), not_before=NOW),
+    )
     result: dict[str, Door] = {}
     for mode, spec in (("plain", make_spec(False)), ("private", make_spec())):
         counts = np.full((spec.width, spec.bins), IMAGES // spec.bins)

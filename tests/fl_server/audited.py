@@ -41,7 +41,7 @@ from tests.fl_server.joining import CLASSES, FINGERPRINTS, MEMBERS, SPEC
 from tests.strategies.fake_grid import FakeGrid
 
 RUN = "run-1"
-EPSILON = 30.0
+EPSILON = 100.0
 BUDGET = 1000.0
 Change = Callable[[Path], object]
 
