@@ -126,7 +126,7 @@ def _descend(sites: Pool, members: list[int], kin: float) -> Iterator[Level]:
     points = sites.points(members)
     level = Level(members, points, fit(points, sites.features, kin))
     yield level
-    if kin == 0 and len(level.groups) > 1:
+    if len(level.groups) > 1:
         for group in level.groups:
             if len(group) > 1:
                 yield from _descend(sites, group, kin)
