@@ -304,7 +304,7 @@ def _ledgers() -> dict[str, Door]:
         total = (lines[-1].total_rho if lines else 0.0) + spent["rho"]
         line = LedgerLine(
             time=NOW, run=f"run-{number}", spec_name="tiny", spec_digest="d" * 64, data="e" * 64,
-            width=3, cap=1, **spent, total_rho=total, previous=before,
+            width=3, cap=1, **spent, total_rho=total, previous=before, salt="5" * 64,
         )  # fmt: skip
         lines.append(line.sealed())
     first = canonical_json(lines[0].model_dump(mode="json", exclude={"digest"}))

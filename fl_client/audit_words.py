@@ -102,15 +102,20 @@ def _worst(result: AuditResult) -> str:
 
 
 def _asked(result: AuditResult) -> str:
-    assert result.asked is not None
-    if result.asked.different > 1:
-        return (
-            f"Asked {result.asked.times} times for the same, the site gave {result.asked.different}"
-            " different answers: whoever averages them takes the noise away."
+    asked = result.asked
+    assert asked is not None
+    again = (
+        f"Asked {asked.times} times for the same, the site gave the same bytes: asking again tells "
+        "nothing more."
+    )
+    if asked.different > 1:
+        again = (
+            f"Asked {asked.times} times for the same, the site gave {asked.different} different "
+            "answers: whoever averages them takes the noise away."
         )
     return (
-        f"Asked {result.asked.times} times for the same, the site gave the same bytes: asking "
-        "again tells nothing more."
+        f"{again} In {asked.states} trials from the beginning its noise was {asked.noise:.2f} times"
+        f" the declared one (from {asked.noise_least:.2f} to {asked.noise_most:.2f} is chance)."
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from fl_server.verify_evidence import Broken, Evidence, Finding
+from fl_server.verify_history import check_history
 from fl_server.verify_log import check_closed, check_kept, check_key, check_log, has_kept
 from fl_server.verify_privacy import check_asked, check_ledgers, check_privacy
 from fl_server.verify_releases import check_releases, check_trust
@@ -30,6 +31,7 @@ CHECKS: dict[str, Check] = {
     "the trust store": check_trust,
     "releases and session bindings": check_releases,
     "what was asked for": check_asked,
+    "what came after what": check_history,
     "stated privacy and ledger.json": check_privacy,
     "ledgers that sites keep": check_ledgers,
     "run.json": check_run,
@@ -93,7 +95,7 @@ def verify_run(evidence: Evidence) -> Outcome:
         run=_name(evidence),
         checks=_checks(evidence),
         findings=found,
-        notes=list(dict.fromkeys(evidence.notes)),
+        notes=[printable(note, 1000) for note in dict.fromkeys(evidence.notes)],
         pinned=_pinned(evidence),
         facts=_facts(evidence),
     )

@@ -109,6 +109,7 @@ class AuditedSite:
                 "spec_name": SPEC.name,
                 "spec_digest": SPEC.digest,
                 "data": "d" * 64,
+                "salt": "5" * 64,
                 "width": SPEC.width,
                 "cap": 1,
                 "total_rho": spent + (privacy.rho or 0.0),
