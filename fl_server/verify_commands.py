@@ -72,6 +72,8 @@ def _show(run: Path, outcome: Outcome) -> None:
     verdict = "verified" if not count else f"{count} finding{'s' if count > 1 else ''}"
     typer.echo(": ".join(filter(None, [str(run), verdict, ", ".join(outcome.facts)])))
     typer.echo(f"checked: {'; '.join(outcome.checks)}")
+    if outcome.unfinished:
+        typer.echo(f"NOT checked to the end: {'; '.join(outcome.unfinished)}")
     typer.echo(_TRUST[outcome.pinned])
 
 

@@ -68,6 +68,7 @@ class Evidence:
     ) -> None:
         self.run, self.coordinator, self.states = run, coordinator, list(states)
         self.notes: list[str] = []
+        self.unfinished: list[str] = []
 
     def read(self, name: str, limit: int = LIMIT) -> bytes:
         """Return the bytes of a file of the run folder."""

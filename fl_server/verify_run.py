@@ -51,7 +51,9 @@ class Outcome:
     run : str
         Name of the run, empty when that cannot be read.
     checks : list of str
-        What was checked, in order.
+        What was checked to the end, in order.
+    unfinished : list of str
+        What could not be, because something that it needs is broken.
     findings : list of Finding
         What is not as it must be; empty for a run that is verified.
     notes : list of str
@@ -65,6 +67,7 @@ class Outcome:
 
     run: str
     checks: list[str]
+    unfinished: list[str]
     findings: list[Finding]
     notes: list[str]
     pinned: str
@@ -77,6 +80,7 @@ class Outcome:
             "verified": not self.findings,
             "pinned": self.pinned,
             "checks": self.checks,
+            "unfinished": self.unfinished,
             "findings": [finding._asdict() for finding in self.findings],
             "notes": self.notes,
         }
@@ -93,7 +97,8 @@ def verify_run(evidence: Evidence) -> Outcome:
     found = list(dict.fromkeys(scan(evidence)))
     return Outcome(
         run=_name(evidence),
-        checks=_checks(evidence),
+        checks=[name for name in _checks(evidence) if name not in evidence.unfinished],
+        unfinished=evidence.unfinished,
         findings=found,
         notes=[printable(note, 1000) for note in dict.fromkeys(evidence.notes)],
         pinned=_pinned(evidence),
@@ -116,12 +121,17 @@ def _findings(name: str, evidence: Evidence) -> Iterator[Finding]:
     try:
         for finding in CHECKS[name](evidence):
             yield _printable(finding)
-    except Broken as error:
-        yield _printable(error.finding)
-    except (FedprintError, OSError) as error:
-        yield _printable(Finding(name, str(error)))
     except Exception as error:  # files made by others reach numerical code: fail closed
-        yield _printable(Finding(name, f"cannot be checked: {type(error).__name__}: {error}"))
+        evidence.unfinished.append(name)
+        yield _printable(_finding_of(name, error))
+
+
+def _finding_of(name: str, error: Exception) -> Finding:
+    if isinstance(error, Broken):
+        return error.finding
+    if isinstance(error, FedprintError | OSError):
+        return Finding(name, str(error))
+    return Finding(name, f"cannot be checked: {type(error).__name__}: {error}")
 
 
 def _printable(finding: Finding) -> Finding:

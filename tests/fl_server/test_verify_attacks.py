@@ -328,3 +328,16 @@ def test_the_command_refuses_what_is_no_run_in_one_line(
         code, _, error = say(capsys, *arguments)
         assert (code, error.count("\n")) == (1, 1)
         assert wanted in error
+
+
+def test_what_could_not_be_checked_is_not_called_checked(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = copied / "log" / ENTRIES
+    lines = entries.read_bytes().splitlines(keepends=True)
+    entries.write_bytes(b"".join(lines[:2] + lines[3:]))
+    code, printed, _ = say(capsys, copied)
+    assert code == 1
+    checked, unfinished = printed.split("\nchecked: ")[1].split("\nNOT checked to the end: ")
+    assert "ledger.json" in unfinished
+    assert "ledger.json" not in checked
