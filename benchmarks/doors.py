@@ -96,7 +96,10 @@ def _signed(payload: bytes, key: keys.Signer, payload_type: str = IN_TOTO) -> by
 def _releases() -> dict[str, Door]:
     """A site's answer: record, envelopes, statement, tensor."""
     key = keys.generate_key()
-    signer, store = keys.signer(key), trust.TrustStore.empty().enrol("north", keys.public_pem(key))
+    signer, store = (
+        keys.signer(key),
+        trust.TrustStore.empty().enrol("north", keys.public_pem(key), not_before=NOW),
+    )
     result: dict[str, Door] = {}
     for mode, spec in (("plain", make_spec(False)), ("private", make_spec())):
         counts = np.full((spec.width, spec.bins), IMAGES // spec.bins)
@@ -301,7 +304,7 @@ def _ledgers() -> dict[str, Door]:
         total = (lines[-1].total_rho if lines else 0.0) + spent["rho"]
         line = LedgerLine(
             time=NOW, run=f"run-{number}", spec_name="tiny", spec_digest="d" * 64, data="e" * 64,
-            width=3, cap=1, **spent, total_rho=total, previous=before,
+            width=3, cap=1, **spent, total_rho=total, previous=before, salt="5" * 64,
         )  # fmt: skip
         lines.append(line.sealed())
     first = canonical_json(lines[0].model_dump(mode="json", exclude={"digest"}))

@@ -63,6 +63,7 @@ ROWS = [
     Row("subsets", (280,), 1.31, "data"),
     Row("nested", (150,), 2.0, "data"),
     Row("nested", (60, 240), 2.0, "data"),
+    Row("nested", (150,), 2.0, "task"),
     Row("skew", (150,), 2.0, "task"),
     Row("skew", (60,), 2.0, "task"),
     Row("shifts", (150,), 2.0, "data"),
@@ -81,6 +82,8 @@ def pools(row: Row, tasks: sites.Tasks, seed: int) -> Iterator[tuple[str, sites.
     elif row.kind == "nested":
         chosen = rng.permutation(names)[:3]
         nested = [sites.subsets(rng, tasks, str(name), row.sizes) for name in chosen]
+        if row.truth == "task":
+            nested = [[s._replace(group=str(n)) for s in pool] for n, pool in enumerate(nested)]
         made = [("several", [site for pool in nested for site in pool])]
     elif row.kind == "subsets":
         made = [(name, sites.subsets(rng, tasks, name, row.sizes)) for name in names]

@@ -115,6 +115,42 @@ def _chain(pool: Pool) -> list[Fingerprint]:
     ]
 
 
+def _lifted(amplitude: int) -> Attack:
+    """Two bins of a mixture lifted and the others sunk, row sums kept: beyond what images give."""
+
+    def attack(pool: Pool) -> list[Fingerprint]:
+        shift = np.full(pool.spec.bins, -float(amplitude))
+        shift[:2] = amplitude * (pool.spec.bins - 2) / 2
+        images = pool.honest[0].n_images
+        return [pool.release(pool.of_two() + np.rint(shift), n_images=images)]
+
+    return attack
+
+
+def _negative(pool: Pool) -> list[Fingerprint]:
+    """All in one bin of every feature and more, so that the others hold less than nothing."""
+    counts = np.full(pool.own.shape, -round(2.5 * pool.sigma))
+    counts[:, -1] = pool.images - counts[:, :-1].sum(1)
+    return [pool.release(counts)]
+
+
+def _huge(pool: Pool) -> list[Fingerprint]:
+    """Two that collude and claim ten million images, each in another bin."""
+    liars, images = [], 10**7
+    for bin_ in (-1, 0):
+        counts = np.zeros_like(pool.own)
+        counts[:, bin_] = images
+        liars.append(pool.release(counts, f"liar{bin_}", n_images=images))
+    return liars
+
+
+def _huge_mixture(pool: Pool) -> list[Fingerprint]:
+    """A mixture of two tasks that claims ten million images."""
+    images = pool.honest[0].n_images
+    factor = 10**7 // images
+    return [pool.release(pool.of_two() * factor, n_images=images * factor)]
+
+
 def _copied(pool: Pool) -> list[Fingerprint]:
     copied = pool.honest[0]
     return [pool.release(copied.counts, noise=0.0, n_images=copied.n_images)]
@@ -134,6 +170,8 @@ BOTH: dict[str, Attack] = {
     "all in the last bin": _corner,
     "every bin alike": _even,
     "two images": _few,
+    "two of ten million images": _huge,
+    "ten million images between two tasks": _huge_mixture,
     "wrong labels": lambda pool: [pool.release(pool.own)],  # a fingerprint reads no label
 }
 PRIVATE: dict[str, Attack] = {
@@ -143,6 +181,8 @@ PRIVATE: dict[str, Attack] = {
     "no noise": lambda pool: [pool.release(pool.own, noise=0.0)],
     "half the noise": lambda pool: [pool.release(pool.own, noise=pool.sigma / 2)],
     "twice the noise": lambda pool: [pool.release(pool.own, noise=2 * pool.sigma)],
+    **{f"two bins lifted, others lowered by {a}": _lifted(a) for a in (20, 35, 50)},
+    "less than nothing in all bins but one": _negative,
     "hundred times the noise, declared": lambda pool: [
         pool.release(pool.own, noise=100 * pool.sigma, sigma=100 * pool.sigma)
     ],

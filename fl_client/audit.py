@@ -8,17 +8,16 @@ case's games.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from fl_client import audit_bounds as bounds
 from fl_client import audit_population as whole
+from fl_client.audit_gate import NOISE_ALARM, ask
 from fl_client.audit_mechanism import Mechanism
 from fl_client.audit_membership import (
     Features,
@@ -39,10 +38,8 @@ from protocol.spec import Spec
 from protocol.statement import Privacy, utc_now
 
 FALSE_ALARM = 1e-3
-NOISE_ALARM = 1e-5  # part of it
 GAMES = 100_000
 FPR = 0.01
-QUERIES, STATES = 4, 8  # how often the gate is asked the same, and from how many fresh states
 FEWEST = 10  # images, or patients, without which there is nothing to play with
 MOST_VALUES = 20_000_000  # that are noised in the worst case's games; OpenDP draws 100,000 a second
 _STEPS = 5
@@ -136,7 +133,7 @@ def audit(
         games = min(games, MOST_VALUES // (2 * spec.width))
     with show_progress("auditing", _STEPS, "attacks") if progress else nullcontext() as advance:
         step = advance or _quietly
-        asked = _ask(mechanism, counted.features, sigma) if sigma else None
+        asked = _ask(mechanism, counted, sigma, rng.spawn(1)[0]) if sigma else None
         step(1)
         answers = asked.different if asked else 1
         people = population(mechanism, spec, counted.features, counted.units, counted.labels)
@@ -175,15 +172,8 @@ def _quietly(_: int) -> None:
     """Show nothing."""
 
 
-def _ask(mechanism: Mechanism, features: Features, sigma: float) -> Asked:
-    """Ask the gate the same thing several times, from several fresh states."""
-    exact = mechanism.counts(features)
-    answers = np.stack([mechanism.answers(QUERIES) for _ in range(STATES)])  # [states, q, m, b]
-    different = max(len(np.unique(state, axis=0)) for state in answers)
-    error = answers[:, 0] - exact  # noise of independent draws
-    noise = math.sqrt(float(np.mean(error.astype(np.float64) ** 2)))
-    least = math.sqrt(chi2.ppf(NOISE_ALARM, error.size) / error.size)
-    return Asked(times=QUERIES, different=different, noise=noise / sigma, noise_least=least)
+def _ask(mechanism: Mechanism, counted: Counted, sigma: float, rng: np.random.Generator) -> Asked:
+    return ask(mechanism, mechanism.counts(counted.features), len(counted.units), sigma, rng)
 
 
 def _population(
@@ -239,9 +229,7 @@ def _findings(
         f"mu is at least {proved.mu:.3f}, declared is {limits.mu:.3f}": proved.mu > limits.mu,
         f"the same request was answered in {asked.different} ways, and averaging them takes the "
         "noise away": asked.different > 1,
-        f"the gate's noise is {asked.noise:.2f} times the declared one": (
-            asked.noise < asked.noise_least
-        ),
+        asked.wrong: bool(asked.wrong),
         f"{most} images of one patient are counted, declared are {cap}": most > cap,
     }
     return [text for text, wrong in found.items() if wrong]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_client.options import BatchSize, Device, JsonFile, Workers, require_writable
+from fl_client.options import BatchSize, Cap, Device, JsonFile, Workers, require_writable
 from protocol.errors import ConfigError
 from protocol.files import atomic_json
 from protocol.spec import load_spec
@@ -32,9 +32,7 @@ def audit(
         float | None, typer.Option(help="What a private release declares, 2 by default.")
     ] = None,
     delta: Annotated[float | None, typer.Option(help="... at this delta, 1e-5 by default.")] = None,
-    cap: Annotated[
-        int | None, typer.Option(min=1, help="Most images of one patient, 1 by default.")
-    ] = None,
+    cap: Cap = None,
     games: Annotated[
         int, typer.Option(min=100, help="Games of the worst-case attacker.")
     ] = 100_000,
@@ -67,7 +65,14 @@ def audit(
     require_writable(site.state, "state folder", "--state")
     from fl_client.audit_site import audit_site
 
-    terms = None if plain else (epsilon or EPSILON, delta or DELTA)
+    terms = (
+        None
+        if plain
+        else (
+            EPSILON if epsilon is None else epsilon,
+            DELTA if delta is None else delta,
+        )
+    )
     extraction = {"device": device or None, "batch_size": batch_size, "workers": workers or None}
     result = audit_site(site, chosen, terms, cap or 1, games=games, seed=seed, **extraction)
     path = keep(result, site.state, chosen)

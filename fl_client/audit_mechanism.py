@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_client.site import Site
+from fl_client.audit_scratch import fresh_state
+from fl_client.site import ImageItem, Site
 from protocol.fingerprint import counts_from_bytes
 from protocol.privacy import noised
 from protocol.spec import Spec
@@ -79,7 +78,7 @@ class SiteMechanism:
         return noised(counts, self.privacy.sigma) if self.privacy.sigma else counts
 
     def answers(self, queries: int) -> Counts:
-        """Ask the site's gate in a scratch state folder, so that no budget of the site is spent."""
+        """Ask the site's gate in a fresh state folder, so that no budget of the site is spent."""
         from fl_client.gate import Gate
         from fl_client.policy import local_policy
         from protocol.keys import generate_key, signer
@@ -90,11 +89,9 @@ class SiteMechanism:
         limits = {"epsilon": self.privacy.epsilon, "delta": self.privacy.delta}
         policy = local_policy(name="audit", release="private", contribution_cap=self.cap, **limits)
         asked = AskedTerms.model_validate({"mode": "private", **limits})
-        with tempfile.TemporaryDirectory(prefix="fedprint-audit-") as scratch:
-            state = Path(scratch) / "state"
-            _copy_caches(self.site.state, state)
+        with fresh_state(self.site.state) as state:
             gate = Gate(
-                replace(self.site, state=state),
+                replace(self.site, state=state, images=self._images),
                 policy,
                 lambda: key,
                 device=self.device,
@@ -106,6 +103,26 @@ class SiteMechanism:
             ]
             return np.stack([counts_from_bytes(gate.answer(request)[0]) for request in requests])
 
+    @cached_property
+    def _images(self) -> list[ImageItem]:
+        return [
+            _KnownItem(**{f.name: getattr(i, f.name) for f in fields(i)}) for i in self.site.images
+        ]
+
+
+class _KnownItem(ImageItem):
+    """An image whose bytes are read once in an audit, however often the gate asks for its digest.
+
+    Would it change meanwhile, the features that the audit plays with were of the past as well.
+    """
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return super().content_digest()
+
+    def content_digest(self) -> bytes:
+        return self._digest
+
 
 def made_up(spec: Spec, bins: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return features [M] of an image that falls in the middle of bin `bins[i]` of feature i."""
@@ -113,13 +130,3 @@ def made_up(spec: Spec, bins: NDArray[np.int64]) -> NDArray[np.float32]:
     if spec.projection is not None:
         values = np.linalg.pinv(spec.projection.array) @ values  # [M]
     return values.astype(np.float32)
-
-
-def _copy_caches(state: Path, scratch: Path) -> None:
-    """Take the site's features along, so that no image is opened again."""
-    for name in ("features", "data.json"):
-        if (state / name).is_dir():
-            shutil.copytree(state / name, scratch / name)
-        elif (state / name).is_file():
-            scratch.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(state / name, scratch / name)

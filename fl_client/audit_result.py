@@ -59,17 +59,24 @@ class Asked(_Model):
     Attributes
     ----------
     times, different : int
-        How often each of the scratch states was asked, and how many answers differed, at most.
+        How often the same was asked of one state, and how many answers differed, at most.
+    states : int
+        Fresh states that were asked.
     noise : float
         Standard deviation of what was added, over the declared one.
-    noise_least : float
-        Below this the noise is too small; happens to intact noise with a probability of 1e-5.
+    noise_least, noise_most : float
+        Between these the noise, over all counts, is taken for the declared one.
+    wrong : str
+        What is wrong with the noise or with what is counted; see `audit_gate`.
     """
 
     times: int
     different: int
+    states: int
     noise: float
     noise_least: float
+    noise_most: float
+    wrong: str
 
 
 class Population(_Model):

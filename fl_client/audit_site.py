@@ -40,11 +40,11 @@ def audit_site(
     extraction
         Arguments of `fl_client.features.cached_features`.
     """
-    features, _ = cached_features(site, spec, progress=True, **extraction)
     cap = cap_of(site, cap) if declared else 0
     privacy = Privacy()
     if declared:
         privacy = terms(spec.width, epsilon=declared[0], delta=declared[1], cap=cap)
+    features, _ = cached_features(site, spec, progress=True, **extraction)
     counted = counted_images(site, features, cap)
     mechanism = SiteMechanism(site, spec, privacy, cap, extraction.get("device"))
     return audit(

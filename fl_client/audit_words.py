@@ -12,6 +12,7 @@ from protocol.names import printable
 from protocol.spec import Spec
 from protocol.statement import Privacy
 
+ENOUGH = 10_000  # games: fewer find hardly a mechanism that is half as private as it says
 _GUESSING = 0.52  # an AUC up to here is called no better than guessing
 
 
@@ -102,15 +103,20 @@ def _worst(result: AuditResult) -> str:
 
 
 def _asked(result: AuditResult) -> str:
-    assert result.asked is not None
-    if result.asked.different > 1:
-        return (
-            f"Asked {result.asked.times} times for the same, the site gave {result.asked.different}"
-            " different answers: whoever averages them takes the noise away."
+    asked = result.asked
+    assert asked is not None
+    again = (
+        f"Asked {asked.times} times for the same, the site gave the same bytes: asking again tells "
+        "nothing more."
+    )
+    if asked.different > 1:
+        again = (
+            f"Asked {asked.times} times for the same, the site gave {asked.different} different "
+            "answers: whoever averages them takes the noise away."
         )
     return (
-        f"Asked {result.asked.times} times for the same, the site gave the same bytes: asking "
-        "again tells nothing more."
+        f"{again} In {asked.states} trials from the beginning its noise was {asked.noise:.2f} times"
+        f" the declared one (from {asked.noise_least:.2f} to {asked.noise_most:.2f} is chance)."
     )
 
 
@@ -135,7 +141,7 @@ def _shares(result: AuditResult) -> list[str]:
 def _rebuilt(result: AuditResult) -> str:
     told = result.population
     return (
-        "No image can be drawn from the counts; but of two images of this site, one counted and "
+        "Counts hold no picture; but of two images of this site, one counted and "
         f"one not, the counted one fits the release better {_percent(told.rebuilt_auc)} of the "
         f"time (a coin: 50 %), and the image that fits best of all is a counted one "
         f"{_percent(told.rebuilt_first)} of the time (guessing: {_percent(told.rebuilt_chance)})."
@@ -151,10 +157,11 @@ def _verdict(result: AuditResult) -> str:
         )
     if result.findings:
         return f"FAILED: {'; '.join(result.findings)}. Nothing should be released."
+    few = " So few games prove little: play more (--games)." if result.worst.games < ENOUGH else ""
     return (
         f"Passed: in {result.worst.games:,} games epsilon was proved, with {sure}, to be at least "
         f"{max(bounds.epsilon, bounds.epsilon_gaussian):.2f}, which does not exceed the declared "
-        f"{result.privacy.epsilon:.2f}."
+        f"{result.privacy.epsilon:.2f}.{few}"
     )
 
 

@@ -148,6 +148,15 @@ def _enough(site: Site, policy: Policy) -> Iterator[Finding]:
                 f"add {what}, or lower min_{what}",
                 f"too-few-{what}",
             )
+    rare = {k: n for k, n in site.patients_by_class.items() if n < policy.min_class_patients}
+    if rare:
+        yield failed(
+            "policy",
+            f"class {min(rare, key=rare.__getitem__)!r} has {min(rare.values())} patients, the "
+            f"policy asks for {policy.min_class_patients} of each class",
+            "leave the class out or merge it, or lower min_class_patients",
+            "small-class",
+        )
     for spec in list_specs():
         needed = policy.images_per_bin * spec.bins
         if spec.name in policy.specs and images < needed:

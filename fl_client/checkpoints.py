@@ -22,7 +22,12 @@ from protocol.merkle import leaf_hash, verify_consistency, verify_inclusion
 from protocol.records import CheckpointMessage
 
 KEY = "coordinator.pub.pem"
+REFUSED = "refused"
+"""Folder of the signed checkpoints that were refused because the log had been rewritten."""
+MOST_REFUSED = 100
+"""Most of them that are kept: a few prove it, and more would fill the disk."""
 _ENDING = ".dsse.json"
+_KEPT = re.compile(r"[0-9]{8,18}" + re.escape(_ENDING))
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -59,7 +64,8 @@ class Checkpoints:
         VerificationError
             If what lies there was changed.
         """
-        sizes = [int(path.name.removesuffix(_ENDING)) for path in self.folder.glob(f"*{_ENDING}")]
+        names = [path.name for path in self.folder.glob(f"*{_ENDING}")]
+        sizes = [int(name.removesuffix(_ENDING)) for name in names if _KEPT.fullmatch(name)]
         if not sizes:
             return None
         return open_checkpoint(self._path(max(sizes)).read_bytes(), self._pinned())
@@ -94,19 +100,25 @@ class Checkpoints:
         ------
         VerificationError
             If it is not the coordinator's, holds no release of this site, or is not the log of
-            before with entries added.
+            before with entries added; what the coordinator signed is then kept as evidence.
         """
         self._require_key(shown.coordinator, coordinators)
         checkpoint = open_checkpoint(shown.checkpoint, shown.coordinator)
         if (shown.run, checkpoint.origin) != (self.run, self.run):
             raise WrongRun(f"the checkpoint is of run {checkpoint.origin!r}, not {self.run!r}")
-        _require_own_release(shown, checkpoint, site, has_left)
         kept = self.newest()
-        if kept is not None:
-            _require_no_shorter(checkpoint, kept)
-            if shown.earlier != kept.size:
-                return kept.size
-            _require_extended(checkpoint, kept, shown.consistency)
+        try:
+            self._require_one_log(checkpoint)
+            _require_own_release(shown, checkpoint, site, has_left)
+            if kept is not None:
+                _require_no_shorter(checkpoint, kept)
+                if shown.earlier != kept.size or checkpoint.size == kept.size:
+                    return kept.size
+                _require_extended(checkpoint, kept, shown.consistency)
+        except BadLog:
+            if kept is not None:
+                self._keep_refused(checkpoint, shown.checkpoint)
+            raise
         atomic_write(self.folder / KEY, shown.coordinator)
         atomic_write(self._path(checkpoint.size), shown.checkpoint)
         return checkpoint.size
@@ -124,8 +136,33 @@ class Checkpoints:
                 f"{before[:12]} before: it is not the same coordinator's"
             )
 
+    def _require_one_log(self, checkpoint: Checkpoint) -> None:
+        """Raise if another log of this very size was signed before: no proof can mend that."""
+        path = self._path(checkpoint.size)
+        if not path.is_file():
+            return
+        kept = open_checkpoint(path.read_bytes(), self._pinned())
+        if kept.root != checkpoint.root:
+            raise BadLog(
+                f"the coordinator signed two logs of run {self.run} with {kept.size} entries: it "
+                "rewrote it, and the site keeps both signatures"
+            )
+
+    def _keep_refused(self, checkpoint: Checkpoint, signed: bytes) -> None:
+        """Keep what the coordinator signed and should not have, for `fedprint verify`."""
+        folder = self.folder / REFUSED
+        path = folder / f"{checkpoint.size:08}-{checkpoint.root[:16]}{_ENDING}"
+        if not path.exists() and len(list(folder.glob("*"))) < MOST_REFUSED:
+            atomic_write(path, signed)
+
     def _pinned(self) -> str:
-        return (self.folder / KEY).read_text(encoding="utf-8")
+        try:
+            return (self.folder / KEY).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadLog(
+                f"the coordinator's key that the site keeps with the log of run {self.run} cannot "
+                f"be read: restore {KEY} from a backup"
+            ) from error
 
     def _path(self, size: int) -> Path:
         return self.folder / f"{size:08}{_ENDING}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fl_client import audit_commands, site_commands, spec_commands
-from fl_client.options import BatchSize, Device, JsonFile, Workers, require_writable
+from fl_client.options import BatchSize, Cap, Device, JsonFile, Workers, require_writable
 from fl_client.spec_commands import spec_json
 from protocol.errors import ConfigError, one_line
 from protocol.files import atomic_json, atomic_write
@@ -48,9 +48,7 @@ def fingerprint(
     delta: Annotated[
         float | None, typer.Option(help="Private: ... at this delta, 1e-5 by default.")
     ] = None,
-    cap: Annotated[
-        int | None, typer.Option(min=1, help="Private: most images of one patient, 1 by default.")
-    ] = None,
+    cap: Cap = None,
     budget: Annotated[
         float | None,
         typer.Option(help="Private: most epsilon of all releases together, 8 by default."),
@@ -105,7 +103,7 @@ def fingerprint(
                 "out": str(out),
             },
         )
-    typer.echo(f"{made.line}, in {out}")
+    typer.echo(f"{made.line}, in {out}{made.warning}")
 
 
 def _limits(private: bool, **given: float | None) -> dict[str, Any]:

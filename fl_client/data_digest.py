@@ -92,6 +92,6 @@ def _read(path: Path) -> dict[str, str]:
     """Read the memo; a damaged one counts as absent."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}

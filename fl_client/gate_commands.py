@@ -78,6 +78,8 @@ def approve(
 ) -> None:
     """Approve exactly the fingerprint that the preview showed; who asks next is sent it.
 
+    Without a preview it is made now, and what it says is shown before you are asked.
+
     When the images, the task card, the policy, the key or the coordinator change, it waits for
     approval again. Where the policy has training, the site may train with its group then, too.
 
@@ -125,9 +127,13 @@ def history(
     Example: fedprint site history /srv/fedprint --last 50
     """
     from fl_client.history import History
-    from fl_client.site_settings import load_site_settings
+    from fl_client.site_file import SITE_FILE, read_site_file
+    from protocol.errors import ConfigError
 
-    entries = list(History(load_site_settings(folder).state).read())[-last:]
+    record = History(read_site_file(folder / SITE_FILE).state_folder(folder))
+    if not (folder / SITE_FILE).is_file() and not record.path.is_file():
+        raise ConfigError(f"{folder} holds no {SITE_FILE} and no history: name a site's folder")
+    entries = list(record.read())[-last:]
     if json_file is not None:
         atomic_json(json_file, {"entries": [entry.model_dump(mode="json") for entry in entries]})
     _show_history(entries)

@@ -175,6 +175,11 @@ class History:
         with must_be_written():
             return any(e.decision in DEPARTURES for e in self.read(sha256=sha256))
 
+    def ledger_heads(self) -> set[str]:
+        """Return the last lines that the site's ledger had when fingerprints left."""
+        left = (entry.privacy for entry in self.read() if entry.decision in DEPARTURES)
+        return {privacy.ledger for privacy in left if privacy and privacy.ledger}
+
     def read(self, run: str | None = None, sha256: str | None = None) -> Iterator[Entry]:
         """Yield the entries, all or those of one run or about one file, oldest first.
 

@@ -8,10 +8,11 @@ and never gives noise for nothing. Who calls `Ledger.spend` holds the site's tur
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import NamedTuple
 
-from fl_client.history import append_line, must_be_written
+from fl_client.history import History, append_line, must_be_written
 from protocol.errors import BadLedger, PolicyError
 from protocol.ledger_lines import START, LedgerLine, check_arithmetic, parse_ledger
 from protocol.privacy import epsilon_of
@@ -49,7 +50,7 @@ class Ledger:
         ------
         PolicyError
             With reason ``ledger-damaged`` when a line is damaged, cut off or missing, or when
-            noised fingerprints are kept that no line pays for.
+            noised fingerprints are kept, or left, that no line pays for.
         """
         try:
             lines = parse_ledger(self.path.read_bytes() if self.path.exists() else b"")
@@ -57,7 +58,9 @@ class Ledger:
         except (BadLedger, OSError, ValueError) as error:
             raise self._damaged(getattr(error, "strerror", None) or str(error)) from error
         if unpaid:
-            raise self._damaged(f"it lacks {len(unpaid)} of the draws that are kept beside it")
+            raise self._damaged(
+                f"it lacks {len(unpaid)} of the draws that the files beside it name"
+            )
         return lines
 
     def check(self) -> list[LedgerLine]:
@@ -128,6 +131,7 @@ class Ledger:
                 "cap": cap,
                 "total_rho": spent_by(lines) + privacy.rho,
                 "previous": lines[-1].digest if lines else START,
+                "salt": secrets.token_hex(32),
             }
         ).sealed()
         with must_be_written():
@@ -140,7 +144,8 @@ class Ledger:
         drawn = {path.name for path in _folders(self.state / DRAWS)}
         kept = [path / "kept.json" for path in _folders(self.state / "releases")]
         released = {_line_of(path) for path in kept if path.is_file()}
-        return {name for name in drawn | released if len(name) == 64 and set(name) <= _HEX}
+        named = drawn | released | History(self.state).ledger_heads()
+        return {name for name in named if len(name) == 64 and set(name) <= _HEX}
 
     def _damaged(self, what: str) -> PolicyError:
         return PolicyError(
@@ -168,6 +173,6 @@ def _line_of(kept: Path) -> str:
     """Return the line that pays for a kept release; a damaged one is as good as none."""
     try:
         found = json.loads(kept.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     return str(found.get("line", "")) if isinstance(found, dict) else ""

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from fl_client.ledger import Budget
     from protocol.ledger_lines import LedgerLine
 
+_STAYS = {"data", "salt"}
+"""Fields of a line with which a guess at the images could be confirmed: no summary has them."""
+
 # the ledger brings dp-accounting along: it is imported inside, so that `--help` starts at once
 
 
@@ -31,14 +34,17 @@ def ledger(
     from fl_client.ledger import Ledger, spent_by
 
     state, budget = _find(folder)
-    lines = Ledger(state).check()
+    found = Ledger(state)
+    lines = found.check()
     left = History(state).read()
     plain = sum(e.decision in DEPARTURES and not _was_private(e) for e in left)
     summary = _summary(spent_by(lines), budget, plain)
     if json_file is not None:
-        entries = [line.model_dump(mode="json") for line in lines]
+        entries = [line.model_dump(mode="json", exclude=_STAYS) for line in lines]
         atomic_json(json_file, {"lines": entries, **summary})
     _show(lines, summary)
+    if not found.path.exists():
+        typer.echo(f"no ledger lies in {state}: nothing private was drawn with this state folder")
 
 
 def _was_private(entry: Any) -> bool:

@@ -18,13 +18,14 @@ from protocol.statement import Release
 
 
 class Released(NamedTuple):
-    """A release: its two files' bytes, what it says, and one line and more facts about it."""
+    """A release: its two files' bytes, what it says, one line and more facts about it."""
 
     payload: bytes
     envelope: bytes
     terms: Release
     line: str
     facts: dict[str, Any]
+    warning: str = ""
 
 
 def release_plain(
@@ -72,13 +73,13 @@ def release_private(
     started = time.monotonic()
     kept = gate.release(spec, asked)
     seconds, privacy = time.monotonic() - started, kept.terms.privacy
-    loud = too_loud(kept.terms, spec.bins)
     of = "" if kept.terms.images == len(site.images) else f" of {len(site.images)}"
     line = (
         f"{site.name}: {kept.terms.images}{of} images counted, spec {spec.name}, private: epsilon "
         f"{privacy.epsilon:.3g} at delta {privacy.delta:g}, noise of {privacy.sigma:.3g} counts, "
         f"{share_spent(privacy):.0f} % of the budget is spent, {seconds:.1f} s, signed"
-        f"{'.' if loud else ''}{loud}"
     )
+    loud = too_loud(kept.terms, spec.bins)
+    warning = f".{loud}" if loud else ""
     facts = {"seconds": seconds, "privacy": privacy.model_dump(mode="json")}
-    return Released(kept.payload, kept.envelope, kept.terms, line, facts)
+    return Released(kept.payload, kept.envelope, kept.terms, line, facts, warning)

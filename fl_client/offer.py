@@ -56,10 +56,12 @@ class Offer:
         if self.budget is None:
             return self.privacy
         lines = ledger.read()
+        spent = spent_by(lines)
         return self.privacy.model_copy(
             update={
-                "spent_rho": spent_by(lines),
-                "budget_rho": self.budget.rho,
+                "spent_rho": spent,
+                # a budget that was lowered since bounds what is drawn, not what was
+                "budget_rho": max(self.budget.rho, spent),
                 "ledger": lines[-1].digest if lines else None,
             }
         )

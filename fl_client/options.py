@@ -9,13 +9,22 @@ import typer
 
 from protocol.errors import DataError
 from protocol.files import atomic_write
+from protocol.options import file_to_write
+from protocol.privacy import MOST_CAP
 
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:N or mps; the first that is there by default.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Views in one forward pass.")]
 Workers = Annotated[int, typer.Option(min=0, help="Decoding threads; 0 = one a core.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the summary as JSON here.")]
+Cap = Annotated[
+    int | None,
+    typer.Option(min=1, max=MOST_CAP, help="Private: most images of one patient, 1 by default."),
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", callback=file_to_write, help="Write the summary as JSON here."),
+]
 
 
 def require_writable(folder: Path, what: str = "output folder", option: str = "--out") -> None:

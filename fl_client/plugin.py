@@ -27,13 +27,20 @@ from fl_client.node import (
     site_recipient,
     site_signer,
 )
-from protocol.errors import DataError, FedprintError
+from protocol.errors import ConfigError, DataError, FedprintError, WeightsError
 from protocol.keys import signer_pem
 from protocol.names import printable
 from protocol.records import from_release_request, to_hello, to_refusal, to_reply
 
 log = logging.getLogger("fedprint")
 
+
+_INSIDE = {
+    DataError: "the site's data cannot be used",
+    ConfigError: "the site's settings cannot be used",
+    WeightsError: "the site's weights cannot be used",
+}
+"""Errors whose texts name files of the site, and what is said of them outside."""
 
 Answer = Callable[[Message, Context], RecordDict]
 Refuse = Callable[[Message, str, str], Message]
@@ -133,9 +140,15 @@ def answering_round(answer: Answer) -> Callable[[Message, Context], Message]:
 
 
 def _outside(error: Exception) -> str:
-    """Return what the coordinator may read: file names and subject ids stay at the site."""
+    """Return what the coordinator may read: file names and subject ids stay at the site.
+
+    In a simulation, where all is in one place, it may read everything.
+    """
     if not isinstance(error, FedprintError):
         return "the site failed unexpectedly: the site's own log says why"
-    if isinstance(error, DataError) and not simulated():
-        return "the site's data cannot be used as they are: the site's own log says why"
+    if simulated():
+        return str(error)
+    for kind, what in _INSIDE.items():
+        if isinstance(error, kind):
+            return f"{what} as they are: the site's own log says why"
     return str(error)

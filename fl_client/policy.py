@@ -18,6 +18,7 @@ from protocol.privacy import (
     EPSILON,
     LEAST_DELTA,
     LEAST_EPSILON,
+    MOST_CAP,
     MOST_DELTA,
     MOST_EPSILON,
 )
@@ -42,6 +43,8 @@ class Policy(BaseModel):
         Allowed specs: names of shipped ones, or digests; ``"*"`` allows every one.
     min_images, min_patients : int
         Fewest images and subjects; a site without subject ids counts images as subjects.
+    min_class_patients : int
+        Fewest subjects of each class: the task card names the classes, and a rare one its patient.
     max_bins : int or None
         Most bins of a spec.
     automatic : bool
@@ -69,6 +72,7 @@ class Policy(BaseModel):
     specs: list[str] = []
     min_images: int = Field(default=10, ge=1)
     min_patients: int = Field(default=1, ge=1)
+    min_class_patients: int = Field(default=1, ge=1)
     max_bins: int | None = Field(default=None, ge=2)
     automatic: bool = False
     approved: list[str] = []
@@ -77,7 +81,7 @@ class Policy(BaseModel):
     epsilon: float = Field(default=EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
     delta: float = Field(default=DELTA, ge=LEAST_DELTA, le=MOST_DELTA)
     budget_epsilon: float = Field(default=8.0, ge=LEAST_EPSILON, le=MOST_EPSILON)
-    contribution_cap: int = Field(default=1, ge=1)
+    contribution_cap: int = Field(default=1, ge=1, le=MOST_CAP)
     images_per_bin: int = Field(default=0, ge=0)
 
     def waits(self, spec: Spec) -> bool:
@@ -150,8 +154,8 @@ def gate(
     ------
     PolicyError
         With reason ``spec-not-ready``, ``spec-not-allowed``, ``plain-not-allowed``,
-        ``draws-repeat``, ``too-many-bins``, ``too-few-images``, ``too-few-patients`` or, last of
-        all, ``awaiting-approval``.
+        ``draws-repeat``, ``too-many-bins``, ``too-few-images``, ``too-few-patients``,
+        ``small-class`` or, last of all, ``awaiting-approval``.
     """
     images = counted_number(site, policy.contribution_cap) if private else len(site.images)
     patients = site.patients if site.patients is not None else images
@@ -195,6 +199,12 @@ def gate(
             patients < policy.min_patients,
             "too-few-patients",
             f"site {site.name} has {patients} patients, at least {policy.min_patients} are needed",
+        ),
+        (
+            min(site.patients_by_class.values(), default=0) < policy.min_class_patients,
+            "small-class",
+            f"a class of site {site.name} has fewer than {policy.min_class_patients} patients, and "
+            "its name would leave with the task card: leave the class out",
         ),
         (
             policy.waits(spec) and not approved,

@@ -83,6 +83,7 @@ class Summary(BaseModel):
     images: int
     patients: int | None
     task_card: TaskCard
+    patients_by_class: dict[str, int] = {}
     contribution_cap: int = 0
     privacy: Privacy
     privacy_in_words: str = PLAIN
@@ -117,6 +118,7 @@ def summarise(desk: Desk, request: Request, payload: bytes) -> Summary:
         images=terms.images,
         patients=terms.patients,
         task_card=terms.task_card,
+        patients_by_class=gate.site.patients_by_class,
         contribution_cap=terms.contribution_cap,
         privacy=terms.privacy,
         privacy_in_words=in_words(terms, request.spec, gate.policy),
@@ -157,7 +159,8 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         "task card": f"name {card.name}, modality {card.modality or 'not said'}, anatomy "
         f"{card.anatomy or 'not said'}, keywords {', '.join(card.keywords) or 'none'}, objective "
         f"{card.objective}",
-        "classes": ", ".join(f"{c.name} ({c.code})" if c.code else c.name for c in card.classes),
+        "classes": ", ".join(f"{c.name} ({c.code})" if c.code else c.name for c in card.classes)
+        + _rarest(summary),
         "privacy": summary.privacy_in_words,
         "audit": " ".join(summary.audit),
         "policy": f"{summary.policy.name}, {summary.policy.file}, digest {summary.policy.digest}",
@@ -179,6 +182,13 @@ def _capped(summary: Summary) -> str:
     if not most or summary.patients is None:
         return ""
     return f", at most {most} of each patient, are counted"
+
+
+def _rarest(summary: Summary) -> str:
+    """Point at the class whose name tells of the fewest patients."""
+    name, number = min(summary.patients_by_class.items(), key=lambda pair: pair[1])
+    who = "images" if summary.patients is None else "patients"
+    return f"; the names leave as they are, and {name} stands for {number} {who} only"
 
 
 def _trains_private(summary: Summary) -> bool:

@@ -29,8 +29,9 @@ def in_words(release: Release, spec: Spec, policy: Policy) -> str:
         "(its standard deviation), so that the counts show what most images have in common and "
         "hide what a single one adds. Whoever knows everything about all the others, and tests "
         f"whether {whose} among these, is right at most {right} times in "
-        f"100, where guessing is right 50 times (epsilon {privacy.epsilon:.3g} at delta "
-        f"{privacy.delta:.3g}, rho {privacy.rho:.3g}). {left_in_words(privacy, policy)}"
+        "100 from this one release, where guessing is right 50 times (epsilon "
+        f"{privacy.epsilon:.3g} at delta {privacy.delta:.3g}, rho {privacy.rho:.3g}). "
+        f"{left_in_words(privacy, policy)}"
         f"{too_loud(release, spec.bins)}"
     )
 

@@ -84,7 +84,7 @@ class Releases:
             bound = json.loads((folder / _BOUND_TO).read_bytes())
             content, _ = open_envelope(envelope, lambda key_id: _own(key_id, signer))
             statement = parse_statement(content, ReleaseStatement)
-        except (OSError, ValueError, FedprintError):
+        except (OSError, ValueError, RecursionError, FedprintError):
             return None
         said = statement.predicate
         fits = (

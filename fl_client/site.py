@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +93,13 @@ class Site:
     def labels(self) -> NDArray[np.int64]:
         """Label of each image, int64 [n]: indices into `card.classes`."""
         return np.array([item.label for item in self.images], dtype=np.int64)
+
+    @property
+    def patients_by_class(self) -> dict[str, int]:
+        """Number of subjects behind each class of the task card; without ids of images."""
+        pairs = {(item.label, item.subject) for item in self.images}
+        counts = Counter(label for label, _ in pairs)
+        return {card.name: counts[index] for index, card in enumerate(self.card.classes)}
 
     @property
     def patients(self) -> int | None:

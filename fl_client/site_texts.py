@@ -27,6 +27,10 @@ specs = [{spec}]
 min_images = 20
 min_patients = 1
 
+# Fewest patients of each class: the names of the classes leave without noise, and a class that only
+# one patient has tells of that patient.
+min_class_patients = 5
+
 # Fewest images for each bin of the spec: with fewer, noise would hide what the counts say.
 images_per_bin = 10
 

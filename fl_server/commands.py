@@ -13,7 +13,9 @@ import typer
 
 from fl_server import server_commands, verify_commands
 from fl_server.tables import show_table
+from protocol.errors import ConfigError
 from protocol.files import atomic_json, atomic_write
+from protocol.options import file_to_write
 
 RunConfig = Annotated[
     str,
@@ -26,7 +28,10 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show Flower's whole lo
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run folder if it holds an earlier run.")
 ]
-JsonOut = Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON here.")]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", callback=file_to_write, help="Also write the table as JSON here."),
+]
 
 
 class Alike(StrEnum):
@@ -116,8 +121,12 @@ def simulate(
 def exchange(
     sites_dir: Annotated[Path, typer.Argument(help="Folder of site folders.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
-    epsilon: Annotated[float, typer.Option(help="Most that one release may reveal.")] = 2.0,
-    delta: Annotated[float, typer.Option(help="At which epsilon holds.")] = 1e-5,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Most that one release may reveal, 2 by default.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="At which epsilon holds, 1e-5 by default.")
+    ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Ask for fingerprints as counted.")
     ] = False,
@@ -130,13 +139,12 @@ def exchange(
     """Exchange fingerprints and group the sites, with noise added at each site and no training."""
     from fl_server.simulation import run_simulation
 
-    asked = {
-        "mode": "exchange",
-        "release": "plain" if plain else "private",
-        "epsilon": epsilon,
-        "delta": delta,
-        "groups": groups.value,
-    }
+    terms = {"epsilon": epsilon, "delta": delta}
+    given = {name: value for name, value in terms.items() if value is not None}
+    if plain and given:
+        raise ConfigError("--epsilon and --delta belong to a private release: leave --plain")
+    release = "plain" if plain else "private"
+    asked = {"mode": "exchange", "release": release, "groups": groups.value, **given}
     run_simulation(
         *(sites_dir, out, run_config), port=port, verbose=verbose, overwrite=overwrite, asked=asked
     )
@@ -145,7 +153,9 @@ def exchange(
 def distances(
     folder: Annotated[Path, typer.Argument(help="Run folder, or a folder of fingerprints.")],
     measure: MeasureName = "bkld-large-unweighted",
-    out: Annotated[Path | None, typer.Option(help="CSV to write: row = source.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=file_to_write, help="CSV to write: row = source.")
+    ] = None,
     json_out: JsonOut = None,
 ) -> None:
     """Compute the distances between the fingerprints of a folder; row = source, lower = closer."""
@@ -175,7 +185,7 @@ def distances(
 
 def groups(
     folder: Annotated[Path, typer.Argument(help="Run folder, or a folder of fingerprints.")],
-    out: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=file_to_write, help="JSON to write.")] = None,
     min_size: Annotated[int, typer.Option(min=1, help="Smallest group.")] = 1,
     max_size: Annotated[int, typer.Option(min=0, help="Largest group; 0 is no limit.")] = 0,
     partners: Annotated[int, typer.Option(min=1, help="Co-training partners a site.")] = 3,
@@ -203,9 +213,16 @@ def groups(
         return
     show_table(
         "groups, from fingerprints alone",
-        ["group", "site", "margin", "stability", "why"],
+        ["group", "site", "certain", "margin", "stability", "why"],
         [
-            [group.name, site, f"{why.margin:.2f}", f"{why.stability:.2f}", why.reason]
+            [
+                group.name,
+                site,
+                "no" if why.certain is False else "yes",
+                f"{why.margin:.2f}",
+                f"{why.stability:.2f}",
+                why.reason,
+            ]
             for group in decision.groups.groups
             for site in group.sites
             for why in [decision.groups.sites[site]]
@@ -216,7 +233,10 @@ def groups(
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="HTML to write instead, which leaves the run as it is.")
+        Path | None,
+        typer.Option(
+            callback=file_to_write, help="HTML to write instead, which leaves the run as it is."
+        ),
     ] = None,
 ) -> None:
     """Write the run folder's report.html, self-contained, and enter it in the run's log."""

@@ -6,25 +6,26 @@ It runs inside ``@app.main`` before any strategy starts, on any Flower grid.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp import Grid
 
-from fl_server.asking import POLL_SECONDS, ask
+from fl_server.asking import POLL_SECONDS, Problem, ask
 from fl_server.collector import Collector
 from fl_server.progress import Progress
 from fl_server.received import Received, Release
 from fl_server.roster import EnrolledRoster, RollCall, Roster
-from fl_server.runlog import RunLog
+from fl_server.runlog import RunLog, participants
 from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
 from protocol.keys import Signer, generate_key, signer
 from protocol.privacy import AskedTerms
 from protocol.runfiles import LeftOut
 from protocol.spec import Spec
+from protocol.statement import utc_now
 from protocol.trust import TrustStore
 from strategies.grouping import Group
 
@@ -138,11 +139,14 @@ class Begun:
         Its transparency log so far.
     signer : Signer or None
         Signs for a run without a coordinator's folder; None makes a key.
+    settings : mapping
+        All that the run's results depend on, for the log's first entry.
     """
 
     terms: AskedTerms = field(default_factory=AskedTerms)
     log: RunLog = field(default_factory=RunLog)
     signer: Signer | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def exchange_fingerprints(
@@ -197,8 +201,9 @@ def exchange_fingerprints(
     """
     spec.require_ready()
     patience = patience or Patience(min_sites, min_sites, timeout, timeout)
-    outcome, roster = _begin(grid, spec, run, coordinator, begun or Begun())
-    outcome.log.asked(spec, outcome.terms)
+    begun = begun or Begun()
+    outcome, roster = _begin(grid, spec, run, coordinator, begun)
+    outcome.log.asked(spec, outcome.terms, begun.settings)
     if received is not None:
         outcome.releases = received.recall(outcome.store, spec, run)
     started = time.monotonic()
@@ -212,10 +217,26 @@ def exchange_fingerprints(
     outcome.seconds["roll call"] = time.monotonic() - started
     started = time.monotonic()
     collector.collect(patience.exchange, patience.approval)
+    _leave_out_gone(outcome)
     outcome.seconds["fingerprints"] = time.monotonic() - started
     if received is not None and len(outcome.releases) >= patience.quorum:
         received.close(outcome.left_out)  # else a run that goes on asks the others again
     return outcome
+
+
+def _leave_out_gone(outcome: Exchange) -> None:
+    """Leave out who released before the run was resumed, whose release is of no use any more."""
+    named = outcome.releases.keys() | {gone.site for gone in outcome.left_out}
+    for site, entry in participants(outcome.log.entries).items():
+        if site in named:
+            continue
+        try:
+            outcome.store.key_for(entry["key"], site, utc_now())
+        except FedprintError as error:
+            outcome.leave_out(site, error)
+        else:
+            outcome.leave_out(site, Problem("no-reply", "its release is damaged, it sent no other"))
+    outcome.left_out.sort(key=lambda gone: gone.site)
 
 
 def exchange_newcomers(
@@ -235,7 +256,12 @@ def exchange_newcomers(
     later = replace(outcome, left_out=[], seconds={})
     recalled = received.recall(outcome.store, outcome.spec, outcome.run) if received else {}
     later.releases = {**recalled, **outcome.releases}
-    roster = EnrolledRoster(grid, outcome.store, later.leave_out)
+
+    def refuse(site: str, error: FedprintError) -> None:
+        if site not in outcome.releases:  # whatever became of a member's key: it took part
+            later.leave_out(site, error)
+
+    roster = EnrolledRoster(grid, outcome.store, refuse)
     collector = Collector(grid, later, roster, received, progress, skip)
     collector.collect(patience.exchange, patience.approval)
     again = {gone.site for gone in later.left_out} | later.releases.keys()

@@ -132,7 +132,10 @@ def _exchange(
         patience=patience_of(settings),
         received=state.received,
         progress=state.progress,
-        begun=Begun(settings.terms, state.log, None if coordinator else state.signer),
+        begun=Begun(
+            *(settings.terms, state.log, None if coordinator else state.signer),
+            settings=settings.decisive,
+        ),
     )
     exchange.enter()
     for gone in exchange.left_out:
@@ -156,9 +159,18 @@ def _decide(out: Path, exchange: Exchange, settings: RunSettings) -> Decision:
     atomic_json(out / "groups.json", decision.groups)
     atomic_json(out / "recommendations.json", recommendations_file(decision))
     exchange.log.add_once("groups", sha256=sha256_hex((out / "groups.json").read_bytes()))
-    for group in decision.groups.groups:
-        log.info("%s: %s", group.name, ", ".join(group.sites))
+    _tell(decision)
     return decision
+
+
+def _tell(decision: Decision) -> None:
+    """Log the groups, and mark the sites that may as well belong elsewhere."""
+    unsure = {site for site, why in decision.groups.sites.items() if why.certain is False}
+    for group in decision.groups.groups:
+        named = (f"{site} (?)" if site in unsure else site for site in group.sites)
+        log.info("%s: %s", group.name, ", ".join(named))
+    if unsure:
+        log.info("(?) not certain of its group: the report and groups.json say why")
 
 
 def _show_log(grid: Grid, settings: RunSettings, state: RunState, exchange: Exchange) -> None:

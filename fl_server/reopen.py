@@ -17,8 +17,7 @@ from fl_server.models import load_model
 from fl_server.received import RELEASE_FILES
 from fl_server.runfolder import CHECKPOINT
 from fl_server.runlog import RunLog, participants
-from fl_server.runstate import FREE
-from fl_server.settings import RunSettings
+from fl_server.settings import FREE, RunSettings
 from protocol.errors import BadLog, ConfigError, DataError, DigestMismatch, one_line
 from protocol.files import sha256_hex
 from protocol.keys import Signer

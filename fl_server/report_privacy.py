@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fl_server.report_data import RunData
 from protocol.privacy import LOUD, noise_share
@@ -25,6 +26,8 @@ class PrivacyRow:
         The same over the images that an evenly filled bin holds.
     images, cap : int
         Images that were counted, and at most how many of them are of one patient.
+    unit : {"patient", "image"}
+        What is protected: all images of a patient, or a single one where a site has no patient ids.
     used : float or None
         Share of the site's whole budget that is spent; None where the site keeps no ledger.
     """
@@ -37,6 +40,7 @@ class PrivacyRow:
     share: float
     images: int
     cap: int
+    unit: Literal["patient", "image"]
     used: float | None
 
 
@@ -54,10 +58,18 @@ def privacy_headline(data: RunData, rows: list[PrivacyRow]) -> list[str]:
     if not rows or len(rows) < len(data.releases):
         return []
     most = max(rows, key=lambda row: row.rho)
-    return [
-        "Every release has noise: whatever is done with it, it reveals of no patient more than "
+    single = [row.site for row in rows if row.unit == "image"]
+    whom = "no single image" if len(single) == len(rows) else "no patient"
+    said = (
+        f"Every release has noise: whatever is done with it, it reveals of {whom} more than "
         f"ε\u00a0=\u00a0{most.epsilon:.3g} at δ\u00a0=\u00a0{most.delta:.0e}."
-    ]
+    )
+    if single:
+        said += (
+            f" Without patient ids each image is its own, and a patient with several of them is "
+            f"protected less: {_some(single)}."
+        )
+    return [said]
 
 
 def doubts(data: RunData) -> list[str]:
@@ -104,5 +116,6 @@ def _row(site: str, verified: VerifiedRelease, bins: int) -> PrivacyRow:
         share=noise_share(terms.sigma, stated.images, bins),
         images=stated.images,
         cap=stated.contribution_cap,
+        unit="image" if stated.patients is None else "patient",
         used=used,
     )

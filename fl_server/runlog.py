@@ -78,10 +78,13 @@ class RunLog:
         if _said({**values, "kind": kind}) not in self._said:
             self.add(kind, at=at, **values)
 
-    def asked(self, spec: Spec, terms: AskedTerms) -> None:
-        """Enter what the sites are asked for."""
-        asked = terms.model_dump(mode="json")
-        self.add_once("spec", spec=spec.digest, name=spec.name, terms=asked)
+    def asked(self, spec: Spec, terms: AskedTerms, settings: Mapping[str, Any]) -> None:
+        """Enter what the sites are asked for, and every setting that will decide on it.
+
+        It is the first entry: whatever sites are shown of the log binds the coordinator to it.
+        """
+        asked, held = terms.model_dump(mode="json"), dict(settings)
+        self.add_once("spec", spec=spec.digest, name=spec.name, terms=asked, settings=held)
 
     def requested(self, site: str, nonce: str) -> None:
         """Enter that a site was asked; of the nonce only the digest, until it is used."""

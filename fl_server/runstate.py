@@ -20,7 +20,7 @@ from fl_server.progress import STATE, Progress
 from fl_server.received import RECEIVED, Received
 from fl_server.runfolder import CHECKPOINT, RUN_FILES
 from fl_server.runlog import RunLog
-from fl_server.settings import RunSettings
+from fl_server.settings import FREE, RunSettings
 from protocol.errors import ConfigError, FedprintError
 from protocol.files import atomic_json
 from protocol.keys import Signer, signer, user_key
@@ -31,12 +31,6 @@ JOURNAL = f"{STATE}/journal"
 KEY = f"{STATE}/coordinator.pem"
 LOCK_SECONDS = 90.0
 """A ServerApp whose SuperLink was killed needs about a minute to notice."""
-
-FREE = (
-    *("mode", "min_sites", "quorum", "device", "out", "server_dir", "sites_dir"),
-    *("timeout", "connect_timeout", "exchange_timeout", "train_timeout", "await_approval"),
-)
-"""Settings that may differ when a run is resumed: none of them changes what it computes."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,6 +22,11 @@ Arm = Literal["alone", "together", "random", "grouped"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 SPECS = {"plain": "lite0-100", "private": "lite0-private"}
 """Which shipped spec is made for which release."""
+FREE = (
+    *("mode", "min_sites", "quorum", "device", "out", "server_dir", "sites_dir"),
+    *("timeout", "connect_timeout", "exchange_timeout", "train_timeout", "await_approval"),
+)
+"""Settings that may differ when a run is resumed: none of them changes what it computes."""
 
 
 class RunSettings(BaseModel):
@@ -131,6 +136,11 @@ class RunSettings(BaseModel):
         """What sites are asked to release under."""
         mode: Literal["plain", "private"] = "private" if self.release == "private" else "plain"
         return AskedTerms(mode=mode, epsilon=self.epsilon, delta=self.delta)
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """All that results depend on, but the spec, which is known by its digest."""
+        return self.model_dump(mode="json", exclude={*FREE, "spec"})
 
     @classmethod
     def from_run_config(cls, config: Mapping[str, object]) -> RunSettings:

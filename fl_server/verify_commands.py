@@ -9,6 +9,7 @@ import typer
 
 from protocol.errors import ConfigError
 from protocol.files import atomic_json
+from protocol.options import file_to_write
 
 if TYPE_CHECKING:
     from fl_server.verify_run import Outcome
@@ -37,9 +38,10 @@ def verify(
             help="State folder of a site that took part, with what it keeps; repeatable.",
         ),
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write findings here.")] = (
-        None
-    ),
+    json_out: Annotated[
+        Path | None,
+        typer.Option("--json", callback=file_to_write, help="Also write findings here."),
+    ] = None,
 ) -> None:
     """Check a run folder offline: signatures, log, privacy, and every figure computed again.
 
@@ -70,6 +72,8 @@ def _show(run: Path, outcome: Outcome) -> None:
     verdict = "verified" if not count else f"{count} finding{'s' if count > 1 else ''}"
     typer.echo(": ".join(filter(None, [str(run), verdict, ", ".join(outcome.facts)])))
     typer.echo(f"checked: {'; '.join(outcome.checks)}")
+    if outcome.unfinished:
+        typer.echo(f"NOT checked to the end: {'; '.join(outcome.unfinished)}")
     typer.echo(_TRUST[outcome.pinned])
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from fl_server.runfolder import SUSPICIOUS
 from fl_server.runlog import PLACES, participants
 from fl_server.settings import RunSettings
 from protocol.errors import FedprintError, one_line
@@ -67,6 +68,7 @@ class Evidence:
     ) -> None:
         self.run, self.coordinator, self.states = run, coordinator, list(states)
         self.notes: list[str] = []
+        self.unfinished: list[str] = []
 
     def read(self, name: str, limit: int = LIMIT) -> bytes:
         """Return the bytes of a file of the run folder."""
@@ -147,8 +149,17 @@ class Evidence:
 
     @cached_property
     def named(self) -> dict[str, dict[str, Any]]:
-        """By site, the last release that the log names, whether or not it was left out later."""
-        return {e["site"]: e for e in self.entries if e["kind"] == "release"}
+        """By site, the last release that the log names and the folder has.
+
+        That of a site which was left out later is there only if it was left out because of it.
+        """
+        last = {e["site"]: e for e in self.entries if e["kind"] in PLACES}
+        named = {e["site"]: e for e in self.entries if e["kind"] == "release"}
+        return {
+            site: entry
+            for site, entry in named.items()
+            if last[site] is entry or last[site].get("reason") == SUSPICIOUS
+        }
 
     @cached_property
     def members(self) -> list[str]:

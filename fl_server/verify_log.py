@@ -14,6 +14,8 @@ from protocol.log import CHECKPOINT, ENTRIES, Checkpoint, Log, check_files, open
 from protocol.merkle import root_hash, verify_consistency
 
 ENDING = ".dsse.json"
+REFUSED = "refused"
+"""Beside the checkpoints that a site keeps: those which it refused, as evidence."""
 
 
 def check_key(evidence: Evidence) -> Iterator[Finding]:
@@ -50,9 +52,11 @@ def check_closed(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_kept(evidence: Evidence) -> Iterator[Finding]:
-    """Check that the log begins with what sites were shown of it."""
+    """Check that the log begins with what sites were shown of it, also what they refused."""
+    run, log, seen = evidence.log.origin, evidence.log, 0
     for state in evidence.states:
-        for path in _kept(state, evidence.log.origin):
+        accepted = _kept(state, run)
+        for path in [*accepted, *_kept(state, run, REFUSED)]:
             try:
                 kept = open_checkpoint(read_plain(path, str(path)), evidence.pem)
             except Broken as error:
@@ -60,7 +64,13 @@ def check_kept(evidence: Evidence) -> Iterator[Finding]:
             except FedprintError as error:
                 yield Finding(str(path), str(error))
             else:
-                yield from _compare(kept, evidence.log, path)
+                yield from _compare(kept, log, path)
+                seen = max(seen, kept.size if path in accepted else 0)
+    if 0 < seen < len(log):
+        evidence.notes.append(
+            f"these sites were shown {seen} of the log's {len(log)} entries: for the others only "
+            "the coordinator vouches"
+        )
 
 
 def has_kept(state: Path, run: str) -> bool:
@@ -68,10 +78,10 @@ def has_kept(state: Path, run: str) -> bool:
     return bool(_kept(state, run))
 
 
-def _kept(state: Path, run: str) -> list[Path]:
+def _kept(state: Path, run: str, below: str = "") -> list[Path]:
     """Return the checkpoints of a run that a site keeps, oldest first."""
     names = [sha256_hex(run.encode()), *([run] if Path(run).name == run else [])]
-    folders = (state / "checkpoints" / name for name in names)
+    folders = (state / "checkpoints" / name / below for name in names)
     return [path for folder in folders for path in sorted(folder.glob(f"*{ENDING}"))]
 
 

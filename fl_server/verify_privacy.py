@@ -42,15 +42,26 @@ def check_privacy(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_asked(evidence: Evidence) -> Iterator[Finding]:
-    """Check that run.json's terms and spec are those that the log says were asked for."""
-    asked = [entry for entry in evidence.entries if entry["kind"] == "spec"]
-    if not asked:
+    """Check run.json's settings and spec against the log's first entry, which commits to them."""
+    asked = [number for number, e in enumerate(evidence.entries) if e["kind"] == "spec"]
+    if asked != [0]:
+        yield Finding("log", "does not say once, in its first entry, what the run was asked for")
         return
-    wanted = evidence.settings.terms.model_dump(mode="json")
-    if asked[-1].get("terms") != wanted:
+    entry, settings = evidence.entries[0], evidence.settings
+    wanted = settings.terms.model_dump(mode="json")
+    if entry.get("terms") != wanted:
         yield Finding("run.json", f"says that {wanted} was asked for, the log says otherwise")
-    if asked[-1].get("spec") != evidence.spec.digest:
+    if entry.get("spec") != evidence.spec.digest:
         yield Finding("spec.json", "is not the spec that the log says was asked for")
+    held = entry.get("settings")
+    held = held if isinstance(held, dict) else {}
+    for name, value in settings.decisive.items():
+        if name not in held:
+            yield Finding("log", f"does not commit to the setting {name}")
+        elif held[name] != value:
+            yield Finding("run.json", f"says that {name} was {value!r}, the log {held[name]!r}")
+    if evidence.run_file.seed != settings.seed:
+        yield Finding("run.json", "has two seeds")
 
 
 def check_ledgers(evidence: Evidence) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fl_server.report import page_of
-from fl_server.verify_evidence import Evidence, Finding
+from fl_server.verify_evidence import Broken, Evidence, Finding, strange_files
 from fl_server.verify_results import writer
 
 REPORT = "report.html"
@@ -21,6 +21,10 @@ _PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
 
 def check_report(evidence: Evidence) -> Iterator[Finding]:
     """Make the report again, and compare line by line; pictures are compared as pixels."""
+    if strange := next(strange_files(evidence.run), None):  # what it is made of is opened below
+        raise Broken(*strange)
+    for path in [*evidence.run.glob("*.*"), *evidence.run.glob("fingerprints/*")]:
+        evidence.read(path.relative_to(evidence.run).as_posix())
     found = evidence.read(REPORT).decode(errors="replace")
     wanted, written_by = page_of(evidence.run), writer(evidence)
     lines = zip_longest(_PICTURE.sub("", found).splitlines(), _PICTURE.sub("", wanted).splitlines())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from fl_server.verify_evidence import Broken, Evidence, Finding
+from fl_server.verify_history import check_history
 from fl_server.verify_log import check_closed, check_kept, check_key, check_log, has_kept
 from fl_server.verify_privacy import check_asked, check_ledgers, check_privacy
 from fl_server.verify_releases import check_releases, check_trust
@@ -30,6 +31,7 @@ CHECKS: dict[str, Check] = {
     "the trust store": check_trust,
     "releases and session bindings": check_releases,
     "what was asked for": check_asked,
+    "what came after what": check_history,
     "stated privacy and ledger.json": check_privacy,
     "ledgers that sites keep": check_ledgers,
     "run.json": check_run,
@@ -49,7 +51,9 @@ class Outcome:
     run : str
         Name of the run, empty when that cannot be read.
     checks : list of str
-        What was checked, in order.
+        What was checked to the end, in order.
+    unfinished : list of str
+        What could not be, because something that it needs is broken.
     findings : list of Finding
         What is not as it must be; empty for a run that is verified.
     notes : list of str
@@ -63,6 +67,7 @@ class Outcome:
 
     run: str
     checks: list[str]
+    unfinished: list[str]
     findings: list[Finding]
     notes: list[str]
     pinned: str
@@ -75,6 +80,7 @@ class Outcome:
             "verified": not self.findings,
             "pinned": self.pinned,
             "checks": self.checks,
+            "unfinished": self.unfinished,
             "findings": [finding._asdict() for finding in self.findings],
             "notes": self.notes,
         }
@@ -91,9 +97,10 @@ def verify_run(evidence: Evidence) -> Outcome:
     found = list(dict.fromkeys(scan(evidence)))
     return Outcome(
         run=_name(evidence),
-        checks=_checks(evidence),
+        checks=[name for name in _checks(evidence) if name not in evidence.unfinished],
+        unfinished=evidence.unfinished,
         findings=found,
-        notes=list(dict.fromkeys(evidence.notes)),
+        notes=[printable(note, 1000) for note in dict.fromkeys(evidence.notes)],
         pinned=_pinned(evidence),
         facts=_facts(evidence),
     )
@@ -114,12 +121,17 @@ def _findings(name: str, evidence: Evidence) -> Iterator[Finding]:
     try:
         for finding in CHECKS[name](evidence):
             yield _printable(finding)
-    except Broken as error:
-        yield _printable(error.finding)
-    except (FedprintError, OSError) as error:
-        yield _printable(Finding(name, str(error)))
     except Exception as error:  # files made by others reach numerical code: fail closed
-        yield _printable(Finding(name, f"cannot be checked: {type(error).__name__}: {error}"))
+        evidence.unfinished.append(name)
+        yield _printable(_finding_of(name, error))
+
+
+def _finding_of(name: str, error: Exception) -> Finding:
+    if isinstance(error, Broken):
+        return error.finding
+    if isinstance(error, FedprintError | OSError):
+        return Finding(name, str(error))
+    return Finding(name, f"cannot be checked: {type(error).__name__}: {error}")
 
 
 def _printable(finding: Finding) -> Finding:

@@ -2,7 +2,9 @@
 
 A line names the line before it and carries its own digest, so that no line can be changed, taken
 out, added or moved without a trace; a release statement names the last line there was when it was
-signed. Budgets are zCDP's rho, which add up (Bun and Steinke, arXiv 1605.02065, lemma 2.3).
+signed. That digest leaves the site and must tell nothing of what was counted: each line is salted,
+else who knows all but one patient's images could try out that patient's. Budgets are zCDP's rho,
+which add up (Bun and Steinke, arXiv 1605.02065, lemma 2.3).
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ class LedgerLine(BaseModel):
         Sum of this line's rho and all before.
     previous : str
         Digest of the line before.
+    salt : str
+        32 random bytes, which never leave the site.
     digest : str
         SHA-256 of all the rest as canonical JSON.
     """
@@ -63,6 +67,7 @@ class LedgerLine(BaseModel):
     delta: Annotated[float, Field(gt=0, lt=1)]
     total_rho: Positive
     previous: Sha256Hex
+    salt: Sha256Hex
     digest: str = ""
 
     @property

@@ -25,6 +25,8 @@ EPSILON, DELTA = 2.0, 1e-5
 LEAST_EPSILON, MOST_EPSILON = 0.01, 100.0
 LEAST_DELTA, MOST_DELTA = 1e-12, 1e-2
 LEAST_RHO = 1e-7
+MOST_CAP = 1_000_000
+"""Images of one patient; the noise for as many still fits an int64."""
 MOST_SIGMA = 2.0**40
 """In counts; far above any that has a use, and far below what an int64 holds."""
 

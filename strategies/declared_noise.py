@@ -4,12 +4,13 @@ What the images are is unknown, so only what holds for all images can be tested.
 true counts adds up to n, hence :math:`(S_i - n) / (\sigma \sqrt b)` is standard normal (discrete
 Gaussian noise with :math:`\sigma \ge 1` is, for sums, as good as the continuous one). And whatever
 the true counts are, they only *add* to the sum of squares of the noise, so that its lower tail is
-at most that of a chi-square (a noncentral one lies above the central one).
+at most that of a chi-square (a noncentral one lies above the central one). And no true count lies
+below 0, so what lies below it is at most what noise alone leaves there.
 """
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2, norm
+from scipy.stats import binom, chi2, norm
 
 from protocol.fingerprint import Fingerprint
 
@@ -54,7 +55,10 @@ def too_much_noise(fingerprint: Fingerprint) -> float:
 
 
 def impossible_counts(fingerprint: Fingerprint, draws: int | None = None) -> float:
-    """Return the chance of a count so far below 0 or above n, in any of the bins.
+    """Return the chance of counts so far below 0 or above n.
+
+    Two looks: the farthest count alone, and all that lie below 0 together. Many counts a little
+    below 0 pass the first, and could be used to move a site farther than its images allow.
 
     Parameters
     ----------
@@ -63,12 +67,31 @@ def impossible_counts(fingerprint: Fingerprint, draws: int | None = None) -> flo
         n, has no chance at all.
     draws
         Number of draws with replacement behind every row, None where each image counts once.
+
+    Returns
+    -------
+    float
+        For both looks together (Bonferroni).
     """
     counts, total = fingerprint.counts.astype(np.float64), draws or fingerprint.n_images
     beyond = float(max(-counts.min(), counts.max() - total))
     if fingerprint.sigma == 0:
         return 0.0 if beyond > 0 or bool((counts.sum(axis=1) != total).any()) else 1.0
-    return min(1.0, counts.size * float(norm.sf(beyond / fingerprint.sigma)))
+    alone = counts.size * float(norm.sf(beyond / fingerprint.sigma))
+    return min(1.0, 2.0 * min(alone, _negative(counts / fingerprint.sigma)))
+
+
+def _negative(noises: FloatArray) -> float:
+    """Return the chance of so much below 0 if every true count were 0, the worst that is honest.
+
+    Each of N counts lies below 0 with chance 1/2, and the sum of squares of the J that do is a
+    chi-square of J: a mixture with the weights of a binomial distribution.
+    """
+    below = float((np.minimum(noises, 0.0) ** 2).sum())
+    freedom = np.arange(1, noises.size + 1)
+    # none below 0 is left out: then the sum is 0
+    tail = float((binom.pmf(freedom, noises.size, 0.5) * chi2.sf(below, freedom)).sum())
+    return tail if below > 0 else 1.0
 
 
 def _sum_of_squares(fingerprint: Fingerprint) -> float:

@@ -99,8 +99,6 @@ def _by_evidence(
 
 def _company(sites: Pool, groups: Partition, new: int, options: GroupingOptions) -> list[int]:
     """Groups with a site of the smallest part of the pool in which the newcomer has company."""
-    if options.truth == "task":
-        return list(range(len(groups)))
     looks = [
         set(level.members)
         for level in descend(sites, options.kin())

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from strategies.copies import shared_noise, shared_sample
@@ -33,6 +35,7 @@ _SMOOTH = 0.5  # honest counts scatter by 0.97 to 1.09 of what sampling causes
 _ALIKE = 0.02  # spread; images of one class of one real data set have 0.045 or more
 _WIDE = 0.95  # of the spread of evenly filled bins; real tasks have up to 0.71
 _FAR = 1.5  # distance to the nearest other site; the only site of a real task has up to 1.49
+_HUGE = 100  # times the images of the median site; hospitals of one pool commonly differ by ten
 _ERRORS = 3  # standard errors beyond a limit of the spread
 
 
@@ -45,7 +48,8 @@ class Suspicion:
     site
         Whose fingerprint.
     kind
-        ``"noise"``, ``"impossible"``, ``"duplicate"``, ``"smooth"``, ``"spread"`` or ``"far"``.
+        ``"noise"``, ``"impossible"``, ``"duplicate"``, ``"smooth"``, ``"spread"``, ``"far"`` or
+        ``"size"``.
     message
         One sentence for the coordinator.
     certain
@@ -88,6 +92,7 @@ def suspicions(fingerprints: Sequence[Fingerprint], spec: Spec) -> list[Suspicio
         _smooth,
         _spread,
         _far,
+        _size,
     )
     found: dict[tuple[str, str], Suspicion] = {}
     everything = (suspicion for look in looks for suspicion in look(fingerprints, spec))
@@ -193,6 +198,20 @@ def _far(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]
                 "far",
                 f"{site} is far from every other site: a task of another kind, or no real images; "
                 "look at its card and ask the site",
+                False,
+            )
+
+
+def _size(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+    """Look for numbers of images that nobody can check and that would weigh down the pool."""
+    median = float(np.median([f.n_images for f in fingerprints]))
+    for f in fingerprints:
+        if f.n_images > _HUGE * max(median, 1.0):
+            yield Suspicion(
+                f.site,
+                "size",
+                f"{f.site} states {f.n_images} images, more than {_HUGE} times the median of the "
+                f"pool ({median:.0f}): ask the site whether it has them",
                 False,
             )
 

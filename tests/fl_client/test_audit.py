@@ -298,7 +298,9 @@ def test_command_audits_the_real_gate(tmp_path: Path, spec: Spec) -> None:
     assert kept(site.state, spec) == written
     assert (written.asked and written.asked.different) == 1
     assert written.asked is not None
-    assert 0.8 < written.asked.noise < 1.2
+    assert written.asked.noise_least < written.asked.noise < written.asked.noise_most
+    assert "In 128 trials from the beginning its noise was " in result.output
+    assert [p.name for p in (site.state / "audit" / "scratch").iterdir()] == ["gate.lock"]
     assert written.privacy.epsilon == 2
     said = audit_words(site, spec, asked, 2)
     assert said == words(written)
@@ -338,3 +340,13 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     result = run("audit", tmp_path, "--plain", "--epsilon", 1)
     assert isinstance(result.exception, ConfigError)
     assert "belong to a private release" in str(result.exception)
+
+
+@pytest.mark.parametrize(("option", "said"), [("--epsilon", "epsilon 0"), ("--delta", "delta 0")])
+def test_zero_is_no_default(tmp_path: Path, spec: Spec, option: str, said: str) -> None:
+    folder, file = manifest(tmp_path / "clinic"), tmp_path / "spec.json"
+    file.write_text(spec_json(spec))
+    result = run("audit", folder, "--spec", file, option, 0)
+    assert isinstance(result.exception, ConfigError)
+    assert said in str(result.exception)
+    assert not (folder / ".fedprint" / "features").exists(), "no image is read for it"

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_client.checkpoints import KEY, Checkpoints
+from fl_client.checkpoints import KEY, REFUSED, Checkpoints
 from protocol.envelope import sign
 from protocol.errors import BadLog, BadSignature, FedprintError, UnknownKey, WrongRun
 from protocol.keys import generate_key, key_id, public_pem, signer
-from protocol.log import CHECKPOINT_TYPE, Log
+from protocol.log import CHECKPOINT_TYPE, Log, open_checkpoint
 from protocol.records import CheckpointMessage
 
 LEFT = "d" * 64
@@ -60,11 +60,11 @@ def accept(kept: Checkpoints, shown: CheckpointMessage, coordinators: Any = ()) 
 
 
 def refusal(kept: Checkpoints, shown: CheckpointMessage, coordinators: Any = ()) -> FedprintError:
-    """Return the error, having seen that nothing of it was kept."""
-    before = sorted(path.name for path in kept.folder.glob("*"))
+    """Return the error, having seen that nothing of it was kept but as evidence."""
+    before = sorted(path.name for path in kept.folder.glob("*.*"))
     with pytest.raises(FedprintError) as caught:
         accept(kept, shown, coordinators)
-    assert sorted(path.name for path in kept.folder.glob("*")) == before
+    assert sorted(path.name for path in kept.folder.glob("*.*")) == before
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -113,8 +113,8 @@ def test_it_says_from_where_it_needs_the_proof(kept: Checkpoints) -> None:
         (
             ("spec", "release", "groups"),
             ("spec", "release", "others"),
-            "the log of run run-1 does not begin with the 3 entries that were there before: the "
-            "coordinator rewrote it",
+            "the coordinator signed two logs of run run-1 with 3 entries: it rewrote it, and the "
+            "site keeps both signatures",
         ),
     ],
 )
@@ -125,6 +125,45 @@ def test_a_rewritten_log_is_refused(
     error = refusal(kept, showing(grown(*after), len(before)))
     assert isinstance(error, BadLog)
     assert str(error) == text
+    (evidence,) = (kept.folder / REFUSED).iterdir()
+    assert open_checkpoint(evidence.read_bytes(), public_pem(COORDINATOR)).size == len(after)
+
+
+@pytest.mark.parametrize("earlier", [0, 1, 2, 3, 7])
+def test_another_log_of_the_same_size_is_refused_whatever_it_is_said_to_extend(
+    kept: Checkpoints, earlier: int
+) -> None:
+    accept(kept, showing(grown("spec", "release", "groups")))
+    fork = grown("other", "release", "groups")
+    error = refusal(kept, showing(fork, earlier))
+    assert str(error) == (
+        "the coordinator signed two logs of run run-1 with 3 entries: it rewrote it, and the site "
+        "keeps both signatures"
+    )
+    (evidence,) = (kept.folder / REFUSED).iterdir()
+    assert evidence.name == f"00000003-{fork.checkpoint().root[:16]}.dsse.json"
+    newest = kept.newest()
+    assert newest is not None
+    assert newest.root != fork.checkpoint().root
+
+
+def test_a_fork_of_an_older_state_is_refused_too(kept: Checkpoints) -> None:
+    log = grown("spec", "release", "groups")
+    accept(kept, showing(log))
+    log.append("close")
+    accept(kept, showing(log, 3))
+    error = refusal(kept, showing(grown("other", "release", "groups")))
+    assert str(error).startswith("the coordinator signed two logs of run run-1 with 3 entries")
+
+
+def test_of_what_was_refused_only_so_much_is_kept(
+    kept: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_client.checkpoints.MOST_REFUSED", 2)
+    accept(kept, showing(grown("spec", "release", "groups")))
+    for word in "abc":
+        refusal(kept, showing(grown(word, "release", "groups")))
+    assert len(list((kept.folder / REFUSED).iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -179,6 +218,30 @@ def test_another_run_is_refused_and_kept_apart(kept: Checkpoints, tmp_path: Path
     assert str(error) == "the checkpoint is of run 'run-1', not 'run-2'"
     outside = Checkpoints(tmp_path, "../../etc")
     assert outside.folder.parent == tmp_path / "checkpoints"
+
+
+def test_a_key_that_is_lost_refuses_and_what_is_no_checkpoint_is_passed_over(
+    kept: Checkpoints,
+) -> None:
+    log = grown("spec", "release", "groups")
+    accept(kept, showing(log))
+    for name in ("junk.dsse.json", "7.dsse.json", "-0000009.dsse.json"):
+        (kept.folder / name).write_text("x")
+    newest = kept.newest()
+    assert newest is not None
+    assert newest.size == 3
+    log.append("close")
+    pinned = (kept.folder / KEY).read_bytes()
+    (kept.folder / KEY).write_bytes(b"\xff")
+    text = (
+        "the coordinator's key that the site keeps with the log of run run-1 cannot be read: "
+        "restore coordinator.pub.pem from a backup"
+    )
+    assert str(refusal(kept, showing(log, 3))) == text
+    (kept.folder / KEY).unlink()
+    assert str(refusal(kept, showing(log, 3))) == text
+    (kept.folder / KEY).write_bytes(pinned)
+    assert accept(kept, showing(log, 3)) == 4
 
 
 def test_what_was_kept_and_changed_since_counts_no_more(kept: Checkpoints) -> None:

@@ -14,6 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl_client import client_app
 from fl_client.policy import Policy
+from protocol.errors import ConfigError, FedprintError, WeightsError
 from protocol.keys import generate_key, save_private_key
 from protocol.orders import Order
 from protocol.records import from_reply, refusal, release_request
@@ -158,6 +159,31 @@ def test_what_goes_wrong_is_answered_with_its_reason(
         "site-error",
         "site east holds one class only: training needs at least two",
     )
+
+
+@pytest.mark.parametrize(("error", "what"), [(ConfigError, "settings"), (WeightsError, "weights")])
+def test_no_path_of_a_site_leaves_with_what_is_wrong_there(
+    folder: Path,
+    spec: Spec,
+    error: type[FedprintError],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("/srv/clinic/patients/file cannot be read")
+
+    monkeypatch.setattr("fl_client.learner.Learner.__init__", fail)
+    monkeypatch.setattr("fl_client.plugin.site_policy", fail)
+    for kind, config, content in (
+        ("query.fingerprint", None, release_request("r", "n" * 64, spec)),
+        ("train.alone", config_for(spec), None),
+    ):
+        assert refusal(ask(folder, kind, config, content=content)) == (
+            "site-error",
+            f"the site's {what} cannot be used as they are: the site's own log says why",
+        )
+    assert "/srv/clinic" in caplog.text
 
 
 def test_a_round_that_goes_wrong_is_an_error_with_its_reason(folder: Path, spec: Spec) -> None:

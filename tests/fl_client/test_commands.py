@@ -122,6 +122,13 @@ def test_options_of_a_private_fingerprint(tmp_path: Path, spec_file: Path) -> No
     )
     message = fails(ConfigError, *words, "--private", "--epsilon", 1000)
     assert message == "private release: epsilon: Input should be less than or equal to 100"
+    for cap in (0, 1_000_001, 10**23):
+        asked = [str(word) for word in (*words, "--private", "--cap", cap)]
+        usage = CliRunner().invoke(APP, asked, standalone_mode=False).exception
+        assert str(usage) == f"{cap} is not in the range 1<=x<=1000000."
+    message = fails(ConfigError, *words, "--private", "--json", tmp_path)
+    assert message == f"--json {tmp_path} is a folder: name the file to write"
+    assert not (site / ".fedprint").exists(), "nothing was spent"
     (tmp_path / "file").write_text("")
     assert "state folder" in fails(DataError, *words, "--private", "--state", tmp_path / "file")
     assert not list(out.glob("north*"))
@@ -211,7 +218,7 @@ def test_spec_commands(tmp_path: Path, spec: Spec) -> None:
     assert made.calibration is not None
     assert made.calibration.images == ["public pictures"]
     assert made.sampling.draws == 40
-    assert "is a folder: name the JSON file" in fails(ConfigError, *words, "--out", tmp_path)
+    assert "is a folder: name the file to write" in fails(ConfigError, *words, "--out", tmp_path)
 
 
 def test_commands_of_a_projected_spec(tmp_path: Path, spec: Spec) -> None:

@@ -229,7 +229,7 @@ def test_faults_of_the_state_folder(north: SiteSettings, monkeypatch: pytest.Mon
         assert set(look(north, *SETUP_CHECKS)) == {reason}
     shutil.rmtree(north.state)
     north.state.write_text("a file")
-    assert set(look(north, *SETUP_CHECKS)) == {"state-not-writable"}
+    assert set(look(north, *SETUP_CHECKS)) == {"state-not-writable", "ledger-damaged"}
 
 
 # images and labels

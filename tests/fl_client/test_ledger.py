@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,11 @@ from fl_client import ledger as ledgers
 from fl_client.ledger import DRAWS, NAME, Budget, Ledger, epsilon_at, spent_by
 from fl_client.site_commands import site as APP
 from protocol.errors import PolicyError
+from protocol.files import canonical_json
 from protocol.ledger_lines import START
 from protocol.privacy import epsilon_of, rho_of, terms
 from protocol.spec import Spec
+from protocol.statement import utc_now
 
 DATA = "ab" * 32
 EIGHT = Budget(rho_of(8.0, 1e-5), 8.0, 1e-5)
@@ -60,6 +63,25 @@ def test_what_is_spent_adds_up_as_an_accountant_says(tmp_path: Path, spec: Spec)
     assert [line.previous for line in lines[1:]] == [line.digest for line in lines[:-1]]
     assert [line.run for line in lines] == ["run at 0.5", "run at 1.0", "run at 2.0"]
     assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_digest_that_leaves_tells_nothing_of_the_images(
+    tmp_path: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = utc_now()
+    monkeypatch.setattr(ledgers, "utc_now", lambda: now)
+    digests = [spend(tmp_path / str(number), spec, run="r") for number in range(20)]
+    assert len(set(digests)) == 20, "who knows all else of the line cannot compute its digest"
+    lines = [Ledger(tmp_path / str(number)).read()[0] for number in range(20)]
+    for line in lines:
+        assert re.fullmatch("[0-9a-f]{64}", line.salt)
+        salted = line.model_copy(update={"salt": lines[0].salt}).sealed()
+        assert salted == lines[0], "but for the salt they are the same"
+    bare = json.loads(lines[0].to_bytes())
+    del bare["salt"]
+    (tmp_path / NAME).write_bytes(canonical_json(bare) + b"\n")
+    with pytest.raises(PolicyError, match="line 1 cannot be read: salt: Field required"):
+        Ledger(tmp_path).read()
 
 
 def test_the_budget_ends_it(tmp_path: Path, spec: Spec) -> None:
@@ -135,9 +157,9 @@ def test_what_was_drawn_must_be_in_the_ledger(tmp_path: Path, spec: Spec) -> Non
     with pytest.raises(PolicyError) as caught:
         Ledger(tmp_path).read()
     assert str(caught.value) == (
-        "the site's privacy ledger is damaged (it lacks 1 of the draws that are kept beside it): "
-        "nothing private leaves until it is restored from a backup; only a last line that a crash "
-        "cut off may be deleted"
+        "the site's privacy ledger is damaged (it lacks 1 of the draws that the files beside it "
+        "name): nothing private leaves until it is restored from a backup; only a last line that "
+        "a crash cut off may be deleted"
     )
     (tmp_path / NAME).unlink()
     assert reason(tmp_path) == "ledger-damaged"
@@ -147,8 +169,9 @@ def test_what_was_drawn_must_be_in_the_ledger(tmp_path: Path, spec: Spec) -> Non
     kept.parent.mkdir(parents=True)
     kept.write_text(json.dumps({"line": digests[0]}))
     assert reason(tmp_path) == "ledger-damaged"
-    kept.write_text("{")  # counts as no release
-    Ledger(tmp_path).check()
+    for damage in ("{", "[" * 100_000):  # counts as no release
+        kept.write_text(damage)
+        Ledger(tmp_path).check()
 
 
 def test_a_ledger_that_cannot_be_read_refuses(tmp_path: Path) -> None:
@@ -205,7 +228,11 @@ def test_the_command(tmp_path: Path, spec: Spec) -> None:
         result = CliRunner().invoke(APP, ["ledger", str(folder), "--json", str(report)])
         return result.exit_code, result.stdout or str(result.exception)
 
-    assert run() == (0, "0 drawn, rho 0 spent: epsilon 0 at delta 1e-05\n")
+    assert run() == (
+        0,
+        "0 drawn, rho 0 spent: epsilon 0 at delta 1e-05\n"
+        f"no ledger lies in {state}: nothing private was drawn with this state folder\n",
+    )
     state.mkdir()
     spend(state, spec, 2.0, run="run-7")
     (folder / "policy.toml").write_text("budget_epsilon = 8.0\n")
@@ -221,6 +248,7 @@ def test_the_command(tmp_path: Path, spec: Spec) -> None:
     found = json.loads(report.read_text())
     assert (found["spent_rho"], found["budget_epsilon"]) == (rho, 8.0)
     assert found["lines"][0]["spec_digest"] == spec.digest
+    assert not {"data", "salt"} & found["lines"][0].keys(), "a guess at the images cannot be tried"
     assert CliRunner().invoke(APP, ["ledger", str(state)]).exit_code == 0
     (state / NAME).write_bytes((state / NAME).read_bytes()[:-2])
     code, shown = run()

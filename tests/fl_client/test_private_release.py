@@ -194,6 +194,32 @@ def test_other_images_spend_anew(folder: Path, spec: Spec) -> None:
     assert len(Ledger(folder / ".fedprint").check()) == 2
 
 
+def test_a_ledger_that_was_wound_back_is_told_by_the_history(folder: Path, spec: Spec) -> None:
+    ask(folder, spec, asked(2.0))
+    state = folder / ".fedprint"
+    (state / NAME).unlink()
+    for name in (DRAWS, "releases"):
+        shutil.rmtree(state / name)
+    with pytest.raises(PolicyError) as caught:
+        ask(folder, spec, asked(2.0))
+    assert caught.value.reason == "ledger-damaged"
+    assert str(caught.value) == (
+        "the site's privacy ledger is damaged (it lacks 1 of the draws that the files beside it "
+        "name): nothing private leaves until it is restored from a backup; only a last line that "
+        "a crash cut off may be deleted"
+    )
+
+
+def test_a_budget_that_was_lowered_takes_nothing_back(folder: Path, spec: Spec) -> None:
+    first = ask(folder, spec, asked(2.0))
+    lowered = PRIVATE.model_copy(update={"budget_epsilon": 1.0})
+    again = ask(folder, spec, asked(2.0), lowered)  # a coordinator verifies it
+    assert same_bytes(first, again)
+    stated = privacy(again)
+    assert stated.budget_rho == stated.spent_rho == privacy(first).spent_rho
+    assert refused(folder, spec, asked(1.9), lowered) == "budget-exhausted"
+
+
 def test_the_budget_is_hard(folder: Path, spec: Spec) -> None:
     once = PRIVATE.model_copy(update={"budget_epsilon": 2.5})
     first = ask(folder, spec, asked(2.0), once)

@@ -67,6 +67,12 @@ def test_a_release_verifies(site: Site, spec: Spec) -> None:
         ({"min_images": 6}, "too-few-images", "site north has 5 images, at least 6 are needed"),
         ({"min_patients": 6}, "too-few-patients", "site north has 5 patients, at least 6"),
         (
+            {"min_class_patients": 3},
+            "small-class",
+            "a class of site north has fewer than 3 patients, and its name would leave with the "
+            "task card: leave the class out$",
+        ),
+        (
             {"automatic": False},
             "awaiting-approval",
             "a person at site north must approve spec tiny first",
@@ -134,6 +140,11 @@ def test_policy_files(tmp_path: Path) -> None:
     policy = load_policy(path)
     assert policy.min_images == 50
     assert policy.digest != local_policy().digest
+    path.write_text(f"contribution_cap = {10**23}\n")
+    with pytest.raises(
+        ConfigError, match=r"contribution_cap: Input should be less than or equal to 1000000$"
+    ):
+        load_policy(path)
     path.write_text("min_imags = 50\n")
     with pytest.raises(
         ConfigError,

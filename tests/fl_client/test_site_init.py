@@ -96,6 +96,7 @@ def test_fingerprints_wait_for_a_person_unless_told_otherwise(root: Path) -> Non
         name="x",
         specs=["lite0-private"],
         min_images=20,
+        min_class_patients=5,
         images_per_bin=10,
         max_bins=1000,
         automatic=False,

@@ -41,7 +41,7 @@ from tests.fl_server.joining import CLASSES, FINGERPRINTS, MEMBERS, SPEC
 from tests.strategies.fake_grid import FakeGrid
 
 RUN = "run-1"
-EPSILON = 30.0
+EPSILON = 100.0
 BUDGET = 1000.0
 Change = Callable[[Path], object]
 
@@ -109,6 +109,7 @@ class AuditedSite:
                 "spec_name": SPEC.name,
                 "spec_digest": SPEC.digest,
                 "data": "d" * 64,
+                "salt": "5" * 64,
                 "width": SPEC.width,
                 "cap": 1,
                 "total_rho": spent + (privacy.rho or 0.0),

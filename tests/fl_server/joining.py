@@ -152,6 +152,7 @@ def federation(**sites: Site) -> Federation:
     keys: dict[str, PrivateKeyTypes] = {name: generate_key() for name in CLASSES}
     store = TrustStore.empty().enrol_all({name: public_pem(key) for name, key in keys.items()})
     exchange = Exchange("run-1", SPEC, store, signer(generate_key()))
+    exchange.log.asked(SPEC, SETTINGS.terms, SETTINGS.decisive)
     exchange.releases = {
         name: make_release(FINGERPRINTS[name], keys[name], exchange) for name in MEMBERS
     }

@@ -32,6 +32,19 @@ def test_simulate_wants_a_folder_of_two_sites(run: Run, sites: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        *(("distances", "--out"), ("distances", "--json"), ("groups", "--out")),
+        *(("groups", "--json"), ("report", "--out"), ("verify", "--json")),
+    ],
+)
+def test_a_folder_is_no_file_to_write(run: Run, tmp_path: Path, command: str, option: str) -> None:
+    outcome = run(command, tmp_path / "run", option, tmp_path)
+    assert outcome.error == f"{option} {tmp_path} is a folder: name the file to write"
+    assert outcome.code == 1
+
+
+@pytest.mark.parametrize(
     ("run_config", "message"),
     [
         ("round=5", "unknown run-config round: known are arms, await-approval, batch-size"),

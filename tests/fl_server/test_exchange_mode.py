@@ -336,8 +336,13 @@ def test_a_coordinator_that_rewrites_its_log_is_refused(exchanged: Exchanged) ->
     size = len(read_log(exchanged.folder / "before", exchanged.pem))
     shown = size - 1 - len(MEMBERS)
     assert {entry["message"] for entry in said.values()} == {
-        f"the log of run run-1 has {shown} entries, and had {size} before: the coordinator took "
-        "entries away"
+        f"the coordinator signed two logs of run run-1 with {size} entries: it rewrote it, and the "
+        "site keeps both signatures"
+    }
+    assert {entry["message"] for entry in exchanged.entries("checkpoint refused")} == {
+        f"the coordinator signed two logs of run run-1 with {n} entries: it rewrote it, and the "
+        "site keeps both signatures"
+        for n in (shown, size)
     }
 
 
@@ -449,7 +454,6 @@ def test_the_command_asks_for_an_exchange(
         "mode": "exchange",
         "release": "private",
         "epsilon": 1.0,
-        "delta": 1e-5,
         "groups": "data",
         "min-sites": 2,
         "sites-dir": str(sites.resolve()),
@@ -457,6 +461,13 @@ def test_the_command_asks_for_an_exchange(
     }
     assert run("exchange", sites, "--out", tmp_path / "plain", "--plain").code == 0
     assert asked["release"] == "plain"
+    for option, value in (("--epsilon", 1), ("--delta", 1e-6)):
+        done = run("exchange", sites, "--out", tmp_path / "both", "--plain", option, value)
+        assert (done.code, done.error) == (
+            1,
+            "--epsilon and --delta belong to a private release: leave --plain",
+        )
+    assert not (tmp_path / "both").exists()
 
 
 def test_an_epsilon_that_cannot_be_is_refused_in_one_line(

