@@ -12,6 +12,7 @@ import typer
 
 from fl_server.tables import show_table
 from protocol.files import atomic_json
+from protocol.options import file_to_write
 
 if TYPE_CHECKING:
     from fl_server.pool.store import Tally
@@ -21,7 +22,10 @@ Where = Annotated[
     str,
     typer.Argument(help="The pool: a SQLite file, or postgresql://USER@HOST/NAME.", metavar="POOL"),
 ]
-JsonOut = Annotated[Path | None, typer.Option("--json", help="Also write it as JSON here.")]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", callback=file_to_write, help="Also write it as JSON here."),
+]
 KeyFile = Annotated[
     str,
     typer.Option(
@@ -40,10 +44,14 @@ def register(app: typer.Typer) -> None:
 
 def pool_app() -> typer.Typer:
     """Return the sub-application ``pool``."""
+    from fl_server.pool_query import query, recommend
+
     pool = typer.Typer(no_args_is_help=True, help="Keep what worked on which task, and share it.")
     pool.command(epilog="Example: fedprint pool add pool.db runs/first")(add)
     pool.command("list", epilog="Example: fedprint pool list pool.db")(list_)
     pool.command(epilog="Example: fedprint pool show pool.db 3fa9c1")(show)
+    pool.command(epilog="Example: fedprint pool query pool.db 3fa9c1 --top 5")(query)
+    pool.command(epilog="Example: fedprint pool recommend pool.db site.dsse.json")(recommend)
     pool.command(epilog="Example: fedprint pool export pool.db to-share.jsonl --key key.pem")(
         export
     )
@@ -60,8 +68,9 @@ def add(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A finished run folder; or one release, NAME.dsse.json with its files beside it.",
-            metavar="RUN|RELEASE",
+            help="A finished run folder; a release, NAME.dsse.json with its files beside it; or "
+            "experiments, one as JSON a line of a .jsonl file.",
+            metavar="RUN|RELEASE|EXPERIMENTS",
         ),
     ],
     coordinator: Annotated[
@@ -72,7 +81,10 @@ def add(
     public_key: PublicKey = None,
     json_out: JsonOut = None,
 ) -> None:
-    """Add the tasks of a run, and what its trainings came to; all of it verified first."""
+    """Add the tasks of a run, and what its trainings came to; all of it verified first.
+
+    Experiments of a file are signed with your key: they are your word.
+    """
     from fl_server.pool import add as adding
     from fl_server.pool.session import open_pool
     from protocol.errors import ConfigError
@@ -85,8 +97,14 @@ def add(
             done = adding.add_run(opened, source, signer, _pem(coordinator))
         elif source.name.endswith(adding.ENDING):
             done = adding.add_release(opened, source)
+        elif source.suffix == adding.LINES:
+            told = adding.read_experiments(source)
+            done = adding.add_experiments(opened, told, _signer(key, public_key))
         else:
-            raise ConfigError(f"{source} is neither a run folder nor a release NAME.dsse.json")
+            raise ConfigError(
+                f"{source} is neither a run folder, nor a release NAME.dsse.json, nor a .jsonl "
+                "file of experiments"
+            )
     _show_tally(pool, done, json_out)
 
 

@@ -88,7 +88,10 @@ def withdraw(store: FingerprintStore, tasks: Collection[str]) -> int:
 
 
 def synchronise(
-    store: FingerprintStore, tasks: Collection[str], load: Callable[[str], Fingerprint]
+    store: FingerprintStore,
+    tasks: Collection[str],
+    load: Callable[[str], Fingerprint | None],
+    progress: Callable[[list[str]], Iterable[str]] = iter,
 ) -> tuple[int, int]:
     """Make the store hold exactly these tasks; return how many were added and withdrawn.
 
@@ -99,12 +102,15 @@ def synchronise(
     tasks : collection of str
         Ids of all tasks of the database that have a fingerprint of this spec.
     load : callable
-        Reads the fingerprint of a task; called for those that are missing.
+        Reads the fingerprint of a task; called for those that are missing. None leaves it out.
+    progress : callable
+        Goes through the missing tasks, and may tell how far that is.
     """
     store.refresh()
     wanted, known = set(tasks), set(store.entries.position)
     withdrawn = withdraw(store, known - wanted)
-    return append(store, ((task, load(task)) for task in sorted(wanted - known))), withdrawn
+    missing = ((task, load(task)) for task in progress(sorted(wanted - known)))
+    return append(store, ((t, f) for t, f in missing if f is not None)), withdrawn
 
 
 def compact(store: FingerprintStore) -> int:

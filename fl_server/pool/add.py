@@ -1,21 +1,33 @@
-"""Adding to a pool: a run folder, or one release that a site sent by other means."""
+"""Adding to a pool: a run folder, one release, or experiments that a site made by itself."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fl_server.pool.records import ENVELOPE_LIMIT, ExperimentRecord, open_experiment, open_release
+from pydantic import ValidationError
+
+from fl_server.pool.records import (
+    ENVELOPE_LIMIT,
+    ExperimentRecord,
+    TaskRecord,
+    open_experiment,
+    open_release,
+)
 from fl_server.pool.runs import read_run
 from fl_server.pool.session import Pool
 from fl_server.pool.store import Tally, put_all, put_task
+from fl_server.pool_vectors import follow
 from fl_server.verify_evidence import Broken, read_plain
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, one_line
 from protocol.experiment import Experiment, sign_experiment
 from protocol.fingerprint import LIMIT
 from protocol.keys import Signer
 from protocol.verify import local_spec
 
 ENDING = ".dsse.json"
+LINES = ".jsonl"
+A_RELEASE = f"a release is NAME{ENDING} with NAME.safetensors and spec.json beside it"
+A_FILE = "a file of experiments holds one as JSON a line"
 OWN_KEY = (
     "the coordinator's key is the one that the run brings along, which whoever rewrote the whole "
     "folder would have replaced; if others made the run, give --coordinator PEM"
@@ -48,6 +60,7 @@ def add_run(pool: Pool, run: Path, signer: Signer, coordinator: str | None = Non
     signed = [_signed(experiment, signer, found.coordinator) for experiment in found.experiments]
     with pool.writing() as session:
         put_all(session, found.tasks, signed, tally)
+    follow(pool)
     return tally
 
 
@@ -68,16 +81,38 @@ def add_release(pool: Pool, envelope: Path) -> Tally:
     VerificationError
         When the release is not in order, or has expired.
     """
+    record, tally = read_release(envelope), Tally()
+    with pool.writing() as session:
+        put_task(session, record, tally)
+    follow(pool)
+    return tally
+
+
+def read_release(envelope: Path) -> TaskRecord:
+    """Verify one release from its files and return its task; see `add_release`."""
     site = envelope.name.removesuffix(ENDING)
     payload = envelope.with_name(f"{site}.safetensors")
     spec = local_spec(envelope.parent).require_ready()
-    record = open_release(
+    return open_release(
         _bytes_of(payload, LIMIT), _bytes_of(envelope, ENVELOPE_LIMIT), spec, vouched_by=""
     )
-    tally = Tally()
-    with pool.writing() as session:
-        put_task(session, record, tally)
-    return tally
+
+
+def read_experiments(file: Path) -> list[Experiment]:
+    """Return the experiments of a file, one as JSON a line.
+
+    Raises
+    ------
+    ConfigError
+        When the file is none of that.
+    """
+    found = []
+    for number, line in enumerate(_bytes_of(file, LIMIT, A_FILE).splitlines(), 1):
+        try:
+            found.append(Experiment.model_validate_json(line))
+        except ValidationError as error:
+            raise ConfigError(f"{file}: line {number}: {one_line(error)}: {A_FILE}") from None
+    return found
 
 
 def add_experiments(pool: Pool, experiments: list[Experiment], signer: Signer) -> Tally:
@@ -93,11 +128,8 @@ def _signed(experiment: Experiment, signer: Signer, vouched_by: str) -> Experime
     return open_experiment(sign_experiment(experiment, signer), vouched_by=vouched_by)
 
 
-def _bytes_of(path: Path, limit: int) -> bytes:
+def _bytes_of(path: Path, limit: int, wanted: str = A_RELEASE) -> bytes:
     try:
         return read_plain(path, str(path), limit)
     except Broken as error:
-        raise ConfigError(
-            f"{path} {error.finding.what}: a release is NAME{ENDING} with NAME.safetensors and "
-            "spec.json beside it"
-        ) from None
+        raise ConfigError(f"{path} {error.finding.what}: {wanted}") from None

@@ -23,6 +23,7 @@ from fl_server.pool.session import Pool
 from fl_server.pool.store import Tally, put_experiment, put_task, take_out
 from fl_server.pool.telling import told
 from fl_server.pool.withdraw import scrub
+from fl_server.pool_vectors import follow
 from protocol.errors import ConfigError, Expired, MalformedPayload, TooLarge
 from protocol.fingerprint import unpack
 from protocol.spec import Spec
@@ -61,6 +62,7 @@ def import_pool(pool: Pool, file: Path, trusted: list[str], limit: int = LIMIT) 
             taker = _Taker(session, key_id, tally)
             for line in told(lines(opened, statement), "import", total):
                 taker.take(line)
+    follow(pool)
     if tally.withdrawn:
         scrub(pool)
     return tally

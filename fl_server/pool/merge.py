@@ -20,6 +20,7 @@ from fl_server.pool.session import Pool
 from fl_server.pool.store import Tally, put_experiment, put_task, take_out
 from fl_server.pool.telling import told
 from fl_server.pool.withdraw import scrub
+from fl_server.pool_vectors import follow
 from protocol.errors import ConfigError, Expired
 
 
@@ -49,6 +50,7 @@ def merge_pool(pool: Pool, other: Pool) -> Tally:
         total = source.scalar(select(func.count()).select_from(ProvenanceRow)) or 0
         for row in told(_signed(source), "merge", total):
             _put(source, session, row, tally)
+    follow(pool)
     if tally.withdrawn:
         scrub(pool)
     return tally

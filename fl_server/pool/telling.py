@@ -13,10 +13,10 @@ LINE_SECONDS = 10.0
 Item = TypeVar("Item")
 
 
-def told(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+def told(items: Iterable[Item], label: str, total: int, what: str = "records") -> Iterator[Item]:
     """Yield the items and show on standard error how far that is."""
     if not sys.stderr.isatty():
-        yield from _lines(items, label, total)
+        yield from _lines(items, label, total, what)
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -25,10 +25,10 @@ def told(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
         yield from progress.track(items, total=total, description=label)
 
 
-def _lines(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+def _lines(items: Iterable[Item], label: str, total: int, what: str) -> Iterator[Item]:
     due = time.monotonic() + QUIET_SECONDS
     for done, item in enumerate(items, 1):
         yield item
         if time.monotonic() >= due:
             due = time.monotonic() + LINE_SECONDS
-            print(f"{label}: {done} of {total} records", file=sys.stderr, flush=True)
+            print(f"{label}: {done} of {total} {what}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from sqlalchemy import text
 from fl_server.pool.models import Base
 from fl_server.pool.session import Pool, PoolBusy, autocommit
 from fl_server.pool.store import Tally, take_out
+from fl_server.pool_vectors import follow
 
 
 def withdraw(pool: Pool, task: str) -> Tally:
@@ -31,6 +32,7 @@ def withdraw(pool: Pool, task: str) -> Tally:
     tally = Tally()
     with pool.writing() as session:
         take_out(session, task, tally)
+    follow(pool)
     scrub(pool)
     return tally
 

@@ -17,9 +17,11 @@ from protocol.keys import generate_key, public_pem, save_private_key
 from tests.fl_server.audited import audited_run
 from tests.fl_server.bad import Run
 from tests.fl_server.joining import MEMBERS
-from tests.fl_server.pool.pooling import SPEC, filled, released, task_id
+from tests.fl_server.pool.pooling import SPEC, experiment, filled, released, task_id
 
-COMMANDS = ("add", "list", "show", "export", "import", "merge", "withdraw")
+COMMANDS = (
+    "add", "list", "show", "query", "recommend", "export", "import", "merge", "withdraw",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -103,6 +105,19 @@ def test_experiments_are_shown(pool_run: Run, tmp_path: Path) -> None:
     assert "grouped, 2" in " ".join(done.out.split())
 
 
+def test_experiments_of_a_file_are_added(pool_run: Run, tmp_path: Path) -> None:
+    pool, file = tmp_path / "pool.db", tmp_path / "search.jsonl"
+    filled(str(pool)).close()
+    told = [experiment(0, None), experiment(1, None), experiment(77, None)]
+    file.write_text("".join(each.model_dump_json() + "\n" for each in told))
+    done = pool_run("pool", "add", pool, file)
+    assert done.out == f"{pool}: experiments added: 2, experiments without their tasks: 1\n"
+    file.write_text(told[0].model_dump_json() + "\n{}\n")
+    done = pool_run("pool", "add", pool, file)
+    assert done.code == 1
+    assert done.err.startswith(f"fedprint: error: {file}: line 2: scenario: Field required")
+
+
 def test_a_single_release_is_added(pool_run: Run, tmp_path: Path) -> None:
     payload, envelope = released(1)
     atomic_json(tmp_path / "spec.json", SPEC)
@@ -111,6 +126,57 @@ def test_a_single_release_is_added(pool_run: Run, tmp_path: Path) -> None:
     done = pool_run("pool", "add", tmp_path / "pool.db", tmp_path / "a.dsse.json")
     assert done.out.endswith("pool.db: tasks added: 1\n")
     assert "not enrolled" in " ".join(pool_run("pool", "list", tmp_path / "pool.db").out.split())
+
+
+def test_what_is_near_and_what_to_try(pool_run: Run, tmp_path: Path) -> None:
+    pool, out = tmp_path / "pool.db", tmp_path / "out.json"
+    filled(str(pool)).close()
+    done = pool_run("pool", "query", pool, task_id(1)[:8], "--top", "2", "--json", out)
+    assert (done.code, done.err) == (0, "")
+    assert "nearest to task 1 of site-1, of 3 tasks" in done.out
+    found = json.loads(out.read_text())
+    assert [row["place"] for row in found["nearest"]] == [1, 2]
+    assert found["target"]["id"] == task_id(1)
+    assert (found["candidates"], found["measure"]) == (3, "bkld-large-source")
+
+    done = pool_run("pool", "recommend", pool, task_id(1)[:8], "--shots", "2", "--json", out)
+    assert (done.code, done.err) == (0, "")
+    assert "architecture, by nearness: nothing was measured on other tasks yet" in done.out
+    assert "co-training, learnt from outcomes on other tasks: 1" in done.out
+    scenarios = json.loads(out.read_text())["scenarios"]
+    assert list(scenarios) == ["architecture", "pretraining", "augmentation", "co-training"]
+    assert all(len(each["shots"]) == 2 for each in scenarios.values())
+    words = " ".join(done.out.replace("│", " ").split())
+    assert "Train together with site-" in words
+
+    named = ("--scenario", "pretraining", "--json", out)
+    pool_run("pool", "recommend", pool, task_id(1)[:8], *named)
+    assert list(json.loads(out.read_text())["scenarios"]) == ["pretraining"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("query", "{}/p.db", "nobody"), "'nobody' is neither the id of a task nor a release"),
+        (("query", "{}/p.db", "ffffffff"), "the pool holds nothing with the id ffffffff"),
+        (
+            ("query", "{}/p.db", "TASK", "--measure", "cosine"),
+            "measure 'cosine' cannot be retrieved by inner products: take one of bkld-large",
+        ),
+        (("query", "{}/p.db", "TASK"), "{}/p.db holds no other task of spec test: add some with"),
+        (("recommend", "{}/p.db", "TASK"), "{}/p.db holds no other task of spec test"),
+        (("recommend", "{}/p.db", "TASK", "--json", "{}"), "--json {} is a folder: name the file"),
+    ],
+)
+def test_nobody_to_compare_with(
+    pool_run: Run, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    filled(str(tmp_path / "p.db"), range(1)).close()
+    given = [text.format(tmp_path).replace("TASK", task_id(0)[:8]) for text in arguments]
+    done = pool_run("pool", *given)
+    assert done.code == 1
+    assert done.err.startswith(f"fedprint: error: {said.format(tmp_path)}")
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,146 @@
+"""Candidate architectures: their weights, how they see an image, and what they cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch.utils.flop_counter import FlopCounterMode
+
+from fl_client.backbone import WEIGHTS_FOLDER, create_model, weights_digest
+from protocol.errors import ConfigError, WeightsError, one_line
+from protocol.spec import Preprocess, Spec, Weights
+
+ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
+"""Of weights files ``NAME.safetensors`` and the like in the folder of weights."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture with its pretrained weights, ready to be tried.
+
+    Attributes
+    ----------
+    recipe : Spec
+        Backbone, weights and preprocessing; it has no bin edges, because nothing is counted.
+    parameters : int
+        Of the backbone, without classifier.
+    gmacs : float
+        Billions of multiply-accumulates for one image: what using it costs.
+    """
+
+    recipe: Spec
+    parameters: int
+    gmacs: float
+
+    @property
+    def name(self) -> str:
+        """Name of the timm model."""
+        return self.recipe.backbone
+
+
+def prepare(names: Sequence[str], sources: Mapping[str, str], size: int = 0) -> list[Candidate]:
+    """Make sure of all candidates before any effort goes into one.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of timm models.
+    sources : mapping
+        Where weights come from that are neither in the folder ``$FEDPRINT_WEIGHTS`` (as
+        ``NAME.safetensors``) nor to be taken from timm.
+    size : int
+        Crop in pixels for all of them; 0 gives each what it was pretrained with.
+
+    Raises
+    ------
+    ConfigError
+        If timm has no such model, or it takes no such images.
+    WeightsError
+        If weights are missing; never falls back to random ones.
+    """
+    return [_prepare(name, weights_source(name, sources), size) for name in names]
+
+
+def weights_source(name: str, sources: Mapping[str, str]) -> str:
+    """Return where a candidate's weights come from, for `fl_client.backbone.create_model`."""
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    for ending in ENDINGS if folder else ():
+        if (Path(str(folder)) / f"{name}{ending}").is_file():
+            return f"file:{name}{ending}"
+    return sources.get(name, "timm")
+
+
+def _prepare(name: str, source: str, size: int) -> Candidate:
+    try:
+        model = create_model(name, source)
+    except WeightsError as error:
+        hub = "timm has no weights in its cache, nor from its hub: try again with internet"
+        raise WeightsError(
+            f"candidate {name}: {hub if source == 'timm' else error}; or put {name}.safetensors "
+            f"into a folder and name that in {WEIGHTS_FOLDER}, or leave the candidate out"
+        ) from error
+    crop = size or int(model.pretrained_cfg["input_size"][-1])
+    width, gmacs = _measure(model, crop, name)
+    recipe = _recipe(name, source, model, crop, width)
+    return Candidate(recipe, sum(parameter.numel() for parameter in model.parameters()), gmacs)
+
+
+def load_candidate(candidate: Candidate, device: torch.device) -> torch.nn.Module:
+    """Load a candidate's network: images float ``[k, 3, crop, crop]`` to features ``[k, m]``.
+
+    Raises
+    ------
+    WeightsError
+        If the weights are missing, or others than when the candidate was prepared.
+    """
+    model = create_model(candidate.name, candidate.recipe.weights.source)
+    if weights_digest(model) != candidate.recipe.weights.sha256:
+        raise WeightsError(f"the weights of {candidate.name} have changed meanwhile: run again")
+    ready: torch.nn.Module = model.to(device=device, memory_format=torch.channels_last)
+    return ready
+
+
+def _recipe(name: str, source: str, model: Any, crop: int, width: int) -> Spec:
+    """Return a candidate's recipe: it sees images as in its pretraining, but for the crop."""
+    own = model.pretrained_cfg
+    known = own["interpolation"] in ("bicubic", "bilinear", "nearest", "lanczos")
+    try:
+        return Spec(
+            name="candidate",
+            backbone=name,
+            weights=Weights(source=source, sha256=weights_digest(model)),
+            preprocess=Preprocess(
+                resize=max(crop, round(crop / float(own["crop_pct"]))),
+                crop=crop,
+                interpolation=own["interpolation"] if known else "bicubic",
+                mean=[float(value) for value in own["mean"]],
+                std=[float(value) for value in own["std"]],
+            ),
+            features=width,
+            bins=2,
+        )
+    except ValidationError as error:
+        raise ConfigError(f"candidate {name} cannot be used: {one_line(error)}") from error
+
+
+def _measure(model: torch.nn.Module, crop: int, name: str) -> tuple[int, float]:
+    """Return how many features an image has, and billions of multiply-accumulates for it.
+
+    timm's ``num_features`` is another number where layers follow the pooling, as in MobileNetV3.
+    """
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), counter:
+            width = model(torch.zeros(1, 3, crop, crop)).shape[1]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ConfigError(
+            f"candidate {name} takes no images of {crop} pixels ({reason}): give another --size"
+        ) from error
+    return width, counter.get_total_flops() / 2e9

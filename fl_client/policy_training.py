@@ -1,0 +1,98 @@
+"""Training on frozen features with an augmentation policy: augmented views beside plain images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from fl_client.data_digest import known_digest
+from fl_client.device import choose_device
+from fl_client.features import cached_features
+from fl_client.policy_files import policy_digest
+from fl_client.policy_space import AugmentationPolicy
+from fl_client.policy_views import PolicyViews
+from fl_client.site import Site
+from fl_client.splits import split_site
+from fl_client.training import TrainData, feature_data
+from protocol.files import atomic_write, sha256_hex
+from protocol.spec import Spec
+
+VIEWS = 4
+"""Augmented views of each training image."""
+
+
+def augmented_data(
+    site: Site,
+    spec: Spec,
+    policy: AugmentationPolicy,
+    classes: Sequence[str],
+    *,
+    views: int = VIEWS,
+    seed: int = 0,
+    device: str | None = None,
+) -> TrainData:
+    """Return a site's frozen features with augmented views added to its training split.
+
+    The adapter recipe trains on features computed once, so that its augmentation is a fixed number
+    of views. An epoch is longer by them: for an equal budget, divide the epochs by ``1 + views``.
+
+    Parameters
+    ----------
+    site : Site
+        Whose images; features are cached in its state folder.
+    spec : Spec
+        Backbone and preprocessing; must be calibrated.
+    policy : AugmentationPolicy
+        How to augment.
+    classes : sequence of str
+        Keys of the site's classes.
+    views : int
+        Augmented views of each training image.
+    seed : int
+        Of the site's splits and of the augmentation.
+    device : str or None
+        Where to compute; None chooses.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be read.
+    """
+    splits = split_site(site, seed)
+    rows = np.tile(splits["train"], views)
+    plain, _ = cached_features(site, spec, device)
+    added = _views(site, spec, policy, rows, views, seed, device)
+    features = np.concatenate([plain, added])
+    labels = np.concatenate([site.labels, site.labels[rows]])
+    train = np.concatenate([splits["train"], np.arange(len(plain), len(features))])
+    return feature_data(features, labels, classes, splits | {"train": train})
+
+
+def _views(
+    site: Site,
+    spec: Spec,
+    policy: AugmentationPolicy,
+    rows: NDArray[np.int64],
+    views: int,
+    seed: int,
+    device: str | None,
+) -> NDArray[np.float32]:
+    """Return the features [k, m] of the views, computed once."""
+    names = (policy_digest(policy), spec.digest, known_digest(site), choose_device(device).type)
+    key = sha256_hex(f"{' '.join(names)} {views} {seed} {rows.tolist()}".encode())
+    path = site.state / "features" / f"{key[:32]}.safetensors"
+    try:
+        kept = safetensors.numpy.load_file(path)["views"]
+        if kept.shape == (len(rows), spec.features):
+            return kept
+    except (OSError, SafetensorError, KeyError):
+        pass  # absent or damaged: computed anew
+    images = len(rows) // views
+    pairs = [(int(row), place // images) for place, row in enumerate(rows)]
+    made = PolicyViews(site, spec, device, seed).features(policy, pairs)
+    atomic_write(path, safetensors.numpy.save({"views": made}), mode=0o600)
+    return made
