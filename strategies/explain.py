@@ -14,7 +14,7 @@ __all__ = ["CERTAIN", "Explanation", "Neighbour", "explain"]
 FloatArray = NDArray[np.float64]
 
 CERTAIN = 0.9
-"""From this confidence on a group is certain: nine of ten such sites had exactly their true mates."""
+"""From this confidence on a group is certain: nine of ten such sites had just their true mates."""
 
 
 @dataclass(frozen=True)
