@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from strategies.alike import Level
+from strategies.alike import Level, leaves
 from strategies.mixture import GROUP, Mixture
 from strategies.noise import Coordinates
 from strategies.search import Fit, fit, placement
@@ -37,11 +37,16 @@ def sureness(
     -------
     stability, confidence
         Length k; the stability is None without redrawings. The confidence is the least of the
-        stability, of the probability of the site's group given all others, at any level, and of
-        `noticed`: on pools with a known truth the true overlap was about that.
+        stability, of the probability of the site's group given all others, at any level, of
+        `noticed`, and of the share of its group that was noticed: on pools with a known truth the
+        true overlap was about that.
     """
     k = len(levels[0].members)
-    steady, sure = np.ones(k), noticed(levels[0].found.sites)
+    seen = noticed(levels[0].found.sites)
+    steady, sure = np.ones(k), seen.copy()
+    for group in leaves(levels):  # who was put in it for want of anything to see may not belong
+        mates = (1.0 + seen[group].sum() - seen[group]) / len(group)
+        sure[group] = np.minimum(sure[group], mates)
     for level in levels:
         sure[level.members] = np.minimum(sure[level.members], placed(level.found))
         if draws:

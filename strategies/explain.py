@@ -14,7 +14,7 @@ __all__ = ["CERTAIN", "Explanation", "Neighbour", "explain"]
 FloatArray = NDArray[np.float64]
 
 CERTAIN = 0.9
-"""From this confidence on a group is certain: 98 of 100 such sites had their true group-mates."""
+"""From this confidence on a group is certain: nine of ten such sites had just their true mates."""
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,17 @@ def test_noise_makes_doubtful_and_says_so() -> None:
     assert (certain[0], certain[2]) == (1.0, 0.0)
 
 
+def test_a_site_that_noise_hides_makes_its_mates_doubtful_too() -> None:
+    plan = [(0, 0, [400] * 3), (1, 0, [400] * 3)]
+    clear, _, _ = private_sites(plan, SIGMA)
+    assert all(why.certain for why in group(clear, SPEC).sites.values())
+    hidden, _, _ = private_sites([(0, 1, [8])], SIGMA)
+    found = group([*clear, *hidden], SPEC)
+    [mates] = [g.sites for g in found.groups if hidden[0].site in g.sites]
+    assert not any(found.sites[site].certain for site in mates)
+    assert all(why.certain for site, why in found.sites.items() if site not in mates)
+
+
 def test_reasons_name_the_other_truth() -> None:
     sites, _, _ = private_sites(CLASSES, SIGMA, apart=0.035)
     by_task, by_data = group(sites, SPEC), group(sites, SPEC, DATA)
