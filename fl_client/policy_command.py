@@ -1,4 +1,4 @@
-"""The command ``fedprint site policy``: learn an augmentation policy on the site's own images."""
+"""The command ``fedprint site augmentation``: learn an augmentation policy on own images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SHOWN = 8
 def add(app: typer.Typer) -> None:
     """Add the command to ``fedprint site``."""
     app.command(
-        "policy",
-        epilog="Example: fedprint site policy hospitals/north --budget 4000 --out policy.json",
+        "augmentation",
+        epilog="Example: fedprint site augmentation hospitals/north --out policy.json",
     )(policy)
 
 

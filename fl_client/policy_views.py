@@ -19,7 +19,6 @@ from fl_client.policy_space import AugmentationPolicy
 from fl_client.site import Site
 from protocol.spec import Spec
 
-
 BATCH = 8
 """Views in a forward pass; the last ones of a request are padded, and requests are small."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_client import gate_commands
+from fl_client import architecture_command, gate_commands, policy_command
 from fl_client.options import JsonFile
 from protocol.files import atomic_json
 
@@ -186,3 +186,5 @@ def _show_enrolment(enrolment: Enrolment) -> None:
 
 
 gate_commands.add(site)
+architecture_command.add(site)
+policy_command.add(site)

@@ -34,6 +34,7 @@ RUN_FILES = (
     "groups.json",
     "recommendations.json",
     "metrics.json",
+    "experiments.jsonl",
     "report.html",
     "log",
     "models",

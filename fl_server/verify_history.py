@@ -17,8 +17,8 @@ from fl_server.verify_evidence import Evidence, Finding
 
 Entries = Sequence[Mapping[str, Any]]
 
-TOLD = frozenset({"run.json", "report.html"})
-"""Files that change when a site refuses the log of a run that has ended."""
+TOLD = frozenset({"run.json", "report.html", "experiments.jsonl"})
+"""Files that change when a site refuses the log of a run that has ended, or outcomes are noted."""
 GROWN = frozenset(
     {
         *TOLD,

@@ -170,7 +170,7 @@ def test_the_command(
     release.write_bytes(b"a release")
     out, lines, summary = (tmp_path / name for name in ("policy.json", "lines.jsonl", "s.json"))
     write_policy(tmp_path / "mine.json", AugmentationPolicy(transforms=(Plain(name="ToGray"),)))
-    chosen = ["policy", str(site.folder), "--candidate", str(tmp_path / "mine.json")]
+    chosen = ["augmentation", str(site.folder), "--candidate", str(tmp_path / "mine.json")]
     chosen += ["--budget", str(BUDGET), "--seed", "1", "--device", "cpu"]
     more = ["--spec", str(tmp_path / "spec.json"), "--out", str(out), "--json", str(summary)]
     task = ["--release", str(release), "--experiments", str(lines)]
