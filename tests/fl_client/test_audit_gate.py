@@ -80,7 +80,7 @@ BROKEN: dict[str, tuple[Release, str]] = {
         lambda c: intact(c + (CELLS * 8)),
         "the gate releases other counts, of 15",
     ),
-    "shared": (one_draw_a_row, "the gate's noise "),
+    "shared": (one_draw_a_row, "the gate"),  # zeros of a row come together, too
     "two alike": (one_draw_for_two, "the gate's noise of one count depends on that of another"),
     "uniform": (uniform, "the gate's noise is not distributed as declared"),
 }
