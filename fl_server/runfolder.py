@@ -34,7 +34,6 @@ RUN_FILES = (
     "groups.json",
     "recommendations.json",
     "metrics.json",
-    "experiments.jsonl",
     "report.html",
     "log",
     "models",
