@@ -23,7 +23,7 @@ from fl_client.architecture_search import search, target_of
 from fl_client.candidates import Candidate, prepare
 from fl_client.efforts import ladder
 from fl_client.halving import Budget
-from fl_client.presets import Preset
+from protocol.presets import Preset
 from fl_client.site import Site, read_site
 from fl_client.trials import Trials
 from protocol.errors import ConfigError, DataError
