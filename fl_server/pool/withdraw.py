@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 from sqlalchemy import text
 
 from fl_server.pool.models import Base
 from fl_server.pool.session import Pool, PoolBusy, autocommit
 from fl_server.pool.store import Tally, take_out
 from fl_server.pool_vectors import follow
+
+PAUSE = 0.05  # seconds between two tries
 
 
 def withdraw(pool: Pool, task: str) -> Tally:
@@ -54,6 +58,9 @@ def scrub(pool: Pool) -> None:
                 connection.execute(text(f'VACUUM (FULL) "{table.name}"'))
             return
         connection.execute(text("VACUUM"))
-        busy = connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]
-    if busy:
-        raise PoolBusy(pool.where)
+        deadline = time.monotonic() + pool.patience
+        # SQLite waits for readers here, but not for another checkpoint
+        while connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]:
+            if time.monotonic() > deadline:
+                raise PoolBusy(pool.where)
+            time.sleep(PAUSE)
