@@ -25,6 +25,7 @@ SPECS = {"plain": "lite0-100", "private": "lite0-private"}
 FREE = (
     *("mode", "min_sites", "quorum", "device", "out", "server_dir", "sites_dir"),
     *("timeout", "connect_timeout", "exchange_timeout", "train_timeout", "await_approval"),
+    "pool",
 )
 """Settings that may differ when a run is resumed: none of them changes what it computes."""
 
@@ -64,6 +65,9 @@ class RunSettings(BaseModel):
         The same for one kind of phase; 0 means `timeout`, and is replaced by it.
     await_approval : float
         Seconds to wait for people at the sites to approve a release; 0 goes on without them.
+    pool : str
+        Knowledge pool that advises the run and takes it in when it is finished: a SQLite file, or
+        a PostgreSQL URL. Empty for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -99,6 +103,7 @@ class RunSettings(BaseModel):
     exchange_timeout: float = Field(0.0, ge=0, allow_inf_nan=False)
     train_timeout: float = Field(0.0, ge=0, allow_inf_nan=False)
     await_approval: float = Field(0.0, ge=0, allow_inf_nan=False)
+    pool: str = Field("", exclude=True)  # its URL may hold a password: no file of the run has it
 
     @field_validator("arms", mode="before")
     @classmethod
