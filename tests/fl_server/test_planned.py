@@ -140,8 +140,10 @@ def test_a_group_trains_by_its_plan_and_each_site_keeps_what_gained(deployed: De
     assert models == ["grouped-1", "grouped-2", "planned-1", "planned-2"]
     # the first group starts from the weights that its plan names
     sent = [m for m in deployed.sent if m.metadata.message_type == "train"]
-    order = [m for m in sent if m.content.config_records["config"]["arm"] == "planned"]
-    start = order[0].content.array_records["arrays"]
+    of_plan = [m for m in sent if m.content.config_records["config"]["arm"] == "planned"]
+    node = list(CLASSES).index("site-0-0") + 100
+    first = next(m for m in of_plan if m.metadata.dst_node_id == node)
+    start = first.content.array_records["arrays"]
     assert all((start[name].numpy() == value).all() for name, value in BODIES.items())
 
 
