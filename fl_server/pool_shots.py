@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from fl_server.pool_advice import MOST, recommend
 from fl_server.pool_starts import fitting, starts, with_body
 from fl_server.pool_target import Target, released, same_task
 from fl_server.shots_of_run import OwnCandidates
+from protocol.augmentations import shipped_policies
 from protocol.experiment import Architecture, Policy, Scenario
 from protocol.names import printable
 from protocol.plan import Knowledge
@@ -93,25 +95,40 @@ class PoolShots:
     def _together(self, lists: Sequence[Sequence[Offer]], group: Sequence[str]) -> list[Offer]:
         """Return what was advised to the sites of a group in one ranking, each once."""
         ranked = [[Ranked(each.knowledge_id, _standing(each)) for each in one] for one in lists]
-        inside = {self.own.release_of(site) for site in group}
-        found = []
-        for joint in joint_ranking(ranked):
-            same = [
-                offer for one in lists for offer in one if offer.knowledge_id == joint.knowledge
-            ]
-            # an experiment's source is another task than its target, which any of the group may be
-            outside = [offer for offer in same if offer.source not in inside]
-            first = outside[0] if outside else replace(same[0], source=None)
-            found.append(replace(first, sentence=_sentence(first, joint, len(group))))
-        return found
+        told: dict[str, list[tuple[int, str, Offer]]] = defaultdict(list)
+        for site, one in zip(group, lists, strict=True):
+            for place, offer in enumerate(one, 1):
+                told[offer.knowledge_id].append((place, site, offer))
+        return [
+            self._for_group(joint, sorted(told[joint.knowledge], key=lambda each: each[:2]), group)
+            for joint in joint_ranking(ranked)
+        ]
+
+    def _for_group(
+        self, joint: Joint, told: Sequence[tuple[int, str, Offer]], group: Sequence[str]
+    ) -> Offer:
+        """Return one offer out of what sites were told of the same knowledge, best place first.
+
+        Its source is a task of another group: an experiment's source cannot be its target.
+        """
+        _, site, best = told[0]
+        inside = {self.own.release_of(member) for member in group}
+        source = next((offer.source for *_, offer in told if offer.source not in inside), None)
+        words = best.sentence if len(group) == 1 else _of_group(best, site, joint, len(group))
+        return replace(best, source=source, sentence=words)
 
 
 def _offer(shot: Shot) -> Offer:
     detail = shot.knowledge
     assert isinstance(detail, Architecture | Policy)
     label = detail.name if isinstance(detail, Architecture) else f"policy of {shot.task.site}"
+    shipped = [name for name, policy in shipped_policies().items() if policy == detail]
     return Offer(
-        printable(label, 200), detail, source=shot.task.id, sentence=shot.sentence, evidence=shot
+        printable(shipped[0] if shipped else label, 200),
+        detail,
+        source=shot.task.id,
+        sentence=shot.sentence,
+        evidence=shot,
     )
 
 
@@ -119,8 +136,9 @@ def _standing(offer: Offer) -> float | None:
     return offer.evidence.standing if offer.evidence else None
 
 
-def _sentence(offer: Offer, joint: Joint, sites: int) -> str:
-    """Say for how many of the group's sites it was advised."""
-    if sites == 1:
-        return offer.sentence
-    return f"{offer.sentence} The pool advises it for {joint.sites} of {sites} sites."
+def _of_group(offer: Offer, site: str, joint: Joint, sites: int) -> str:
+    """Say to whom it was advised so, and how the group's other sites see it."""
+    return (
+        f"{offer.sentence} This is the advice for {site}; among what the group's {sites} sites are "
+        f"advised it has place {joint.place:.1f} on average."
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from flwr.app import Array
 
 from fl_server.decisions import Decision, decide
 from fl_server.exchange import Exchange
@@ -29,10 +31,16 @@ class Run:
 
 
 def sharing_run(sharing: tuple[str, ...] = MEMBERS) -> Federation:
-    """Run the arms alone and grouped; the named sites share their weights."""
+    """Run the arms alone and grouped; the named sites share their weights.
+
+    Fake sites all train alike, so each group's model is made another.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(joining, "SHARING", {*sharing})
-        return federation()
+        run = federation()
+    for number, model in enumerate(run.outcomes["grouped"].models.values()):
+        model["body.bias"] = Array(model["body.bias"].numpy() + np.float32(number))
+    return run
 
 
 def written(out: Path, run: Federation) -> Path:
