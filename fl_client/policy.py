@@ -53,6 +53,9 @@ class Policy(BaseModel):
         Digests of specs whose fingerprint goes without asking all the same.
     training : bool
         Whether the site takes part in training too; otherwise it gives fingerprints only.
+    plans : bool
+        Whether it also trains with other architectures, augmentation and starting weights than the
+        run's own: in trials, and as a plan that its coordinator signed says.
     release : {"private", "plain"}
         The least protection that a fingerprint leaves with: noise always, or noise where the
         coordinator asks for it.
@@ -77,6 +80,7 @@ class Policy(BaseModel):
     automatic: bool = False
     approved: list[str] = []
     training: bool = True
+    plans: bool = True
     release: Literal["private", "plain"] = "private"
     epsilon: float = Field(default=EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
     delta: float = Field(default=DELTA, ge=LEAST_DELTA, le=MOST_DELTA)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from torch.utils.data import Dataset
 
 from fl_client.data_digest import known_digest
 from fl_client.device import choose_device
@@ -70,6 +73,93 @@ def augmented_data(
     labels = np.concatenate([site.labels, site.labels[rows]])
     train = np.concatenate([splits["train"], np.arange(len(plain), len(features))])
     return feature_data(features, labels, classes, splits | {"train": train})
+
+
+class DrawnViews(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Frozen features, each time of the plain training image or of one of its augmented views.
+
+    An epoch is as long as without augmentation, so that the budget is exactly the same.
+
+    Parameters
+    ----------
+    plain : ndarray of float32, shape [n, m]
+        Features of all images.
+    added : ndarray of float32, shape [v * t, m]
+        Features of the views of the training images, all first views before all second ones.
+    labels : ndarray of int64, shape [n]
+        Labels of all images.
+    train : ndarray of int64, shape [t]
+        Which of the images are for training.
+    """
+
+    def __init__(
+        self,
+        plain: NDArray[np.float32],
+        added: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        train: NDArray[np.int64],
+    ) -> None:
+        choices = np.stack([plain[train], *added.reshape(-1, len(train), plain.shape[1])])
+        self._choices = torch.from_numpy(choices)  # [1 + v, t, m]
+        self._labels = torch.from_numpy(labels)
+        self._place = {int(row): place for place, row in enumerate(train)}
+        self.reseed(0)
+
+    def reseed(self, seed: int) -> None:
+        """Start the draws anew: what ran before must not matter."""
+        self._draws = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return one training image's input, float32 [m], and its label."""
+        drawn = int(self._draws.integers(len(self._choices)))
+        return self._choices[drawn, self._place[index]], self._labels[index]
+
+
+def drawn_data(
+    site: Site,
+    spec: Spec,
+    policy: AugmentationPolicy,
+    plain: NDArray[np.float32],
+    classes: Sequence[str],
+    *,
+    views: int,
+    seed: int,
+    device: str | None = None,
+) -> TrainData:
+    """Return a site's frozen features, augmented in training by `DrawnViews`.
+
+    Parameters
+    ----------
+    site : Site
+        Whose images; the views' features are cached in its state folder.
+    spec : Spec
+        Backbone and preprocessing; may be a recipe.
+    policy : AugmentationPolicy
+        How to augment.
+    plain : ndarray of float32, shape [n, m]
+        Features of all images by this spec.
+    classes : sequence of str
+        Keys of the site's classes.
+    views : int
+        Augmented views of each training image.
+    seed : int
+        Of the site's splits and of the augmentation.
+    device : str or None
+        Where to compute; None chooses.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be read.
+    """
+    data = feature_data(plain, site.labels, classes, split_site(site, seed))
+    train = data.splits["train"]
+    added = _views(site, spec, policy, np.tile(train, views), views, seed, device)
+    return replace(data, train=DrawnViews(plain, added, site.labels, train))
 
 
 def _views(

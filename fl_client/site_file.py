@@ -67,7 +67,15 @@ class SiteTable(BaseModel):
 
 
 class TaskTable(BaseModel):
-    """``[task]``: what the task card says beside the names of the classes."""
+    """``[task]``: what the task card says beside the names of the classes.
+
+    Parameters
+    ----------
+    name, modality, anatomy, keywords, objective, shares_weights
+        See `protocol.taskcard.TaskCard`.
+    codes : dict
+        Code of a public vocabulary, by the name of the class.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,6 +85,7 @@ class TaskTable(BaseModel):
     keywords: list[str] = []
     objective: _Name = "classification"
     codes: dict[str, str] = {}
+    shares_weights: bool = False
 
 
 class DataTable(BaseModel):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from flwr.app import MessageType
@@ -27,9 +27,12 @@ from protocol.sharing import GroupPlan
 from strategies.cotrain import plan_group
 from strategies.flower import strategy_maker
 
-__all__ = ["ArmOutcome", "arm_groups", "run_arm"]
+__all__ = ["ArmOutcome", "arm_groups", "is_of", "keep_scores", "plan_groups", "run_arm"]
 
 log = logging.getLogger("fedprint")
+
+FOUND: tuple[Arm, ...] = ("grouped", "planned")
+"""Arms of the groups that were found, in which who shares no class with anybody trains alone."""
 
 
 def arm_groups(
@@ -84,12 +87,13 @@ def run_arm(
     """
     started = time.monotonic()
     kept = journal.recall_outcome(arm) if journal else None
-    if journal and kept and _is_of(kept, groups):
+    if journal and kept and is_of(kept, groups):
         journal.clear(arm)
         return kept
     steps = Steps(exchange.nodes, settings.train_timeout, journal, progress)
     course = Course(arm, grid, exchange, settings, steps)
-    outcome = ArmOutcome(plans=_plans(course, groups))
+    named = {f"{arm}-{number}": members for number, members in enumerate(groups, start=1)}
+    outcome = ArmOutcome(plans=plan_groups(course, named))
     if alone is None:
         _train_alone(outcome, course)
     else:
@@ -117,20 +121,20 @@ def _ways(plans: Sequence[GroupPlan]) -> dict[str, Way]:
     return {plan.group: Way(guard=dict.fromkeys(plan.sites, "alone")) for plan in plans}
 
 
-def _is_of(outcome: ArmOutcome, groups: Sequence[Sequence[str]]) -> bool:
+def is_of(outcome: ArmOutcome, groups: Sequence[Sequence[str]]) -> bool:
     """Tell whether an outcome is of these very groups: newcomers may have been others before."""
     return [plan.sites for plan in outcome.plans] == [sorted(group) for group in groups]
 
 
-def _plans(course: Course, groups: Sequence[Sequence[str]]) -> list[GroupPlan]:
-    """Return what each group shares."""
-    arm, linear = course.arm, strategy_maker(course.settings.strategy).linear
+def plan_groups(course: Course, groups: Mapping[str, Sequence[str]]) -> list[GroupPlan]:
+    """Return what each group shares; by name, its sites."""
+    found, linear = course.arm in FOUND, strategy_maker(course.settings.strategy).linear
     cards = {site: release.verified.card for site, release in course.exchange.releases.items()}
     plans = []
-    for number, members in enumerate(groups, start=1):
+    for name, members in groups.items():
         group = {site: cards[site] for site in members}
-        plans.append(plan_group(f"{arm}-{number}", group, linear, everybody=arm != "grouped"))
-        if arm == "grouped" and len(members) > 1:
+        plans.append(plan_group(name, group, linear, everybody=not found))
+        if found and len(members) > 1:
             log.info("%s: %s", ", ".join(plans[-1].sites), plans[-1].expectation)
     return plans
 

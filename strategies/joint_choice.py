@@ -80,8 +80,9 @@ def joint_choice(accuracy: Floats, loss: Floats) -> JointChoice:
     best = int(np.argmin(_ranks(value, losses)[1:].mean(axis=1).round(9)))
     gains = value[best + 1] - value[0]
     gain, error = float(gains.mean()), _error(gains)
-    sure = gain > error if error else bool(losses[best + 1].mean() < losses[0].mean())
-    return JointChoice(best, gain > 0 and sure, gain, error, len(gains))
+    # a gain at one site only is as large as its own error, whatever rounding makes of that
+    sure = gain > error * (1 + 1e-9) if error else losses[best + 1].mean() < losses[0].mean()
+    return JointChoice(best, bool(gain > 0 and sure), gain, error, len(gains))
 
 
 def _ranks(value: Floats, loss: Floats) -> Floats:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fl_server.outcome_records import EXPERIMENTS
 from fl_server.pool.records import TaskRecord, open_release
 from fl_server.pool.run_weights import Trained, group_plans, trained_weights
 from fl_server.verify_evidence import Broken, Evidence
@@ -19,8 +20,11 @@ from protocol.keys import key_id
 from protocol.runfiles import MetricsFile, SiteMetrics
 from protocol.statement import utc_now
 
-ARMS = ("together", "grouped")
-"""Arms whose partners were chosen for a reason, each compared with training alone."""
+ARMS = ("together", "grouped", "planned")
+"""Arms whose partners were chosen for a reason, each compared with training alone.
+
+What a plan gained is not its partners' alone: it is kept, and no advice on partners learns of it.
+"""
 METRICS = ("balanced_accuracy", "auroc")
 SETTINGS = (
     "rounds",
@@ -32,8 +36,6 @@ SETTINGS = (
     "recipe",
 )
 """What the outcome of a co-training depends on, among the settings of a run."""
-EXPERIMENTS = "experiments.jsonl"
-"""Further experiments that the coordinator wrote into the run folder, one as JSON a line."""
 
 
 class NotVerified(FedprintError):
