@@ -194,8 +194,8 @@ def _weights(card: TaskCard) -> str:
             "(site.toml: shares_weights = false)"
         )
     return (
-        "weights trained on these images may be handed on to other groups and later runs, where all "
-        "sites that trained them agree (site.toml: shares_weights = true)"
+        "weights trained on these images may be handed on to other groups and later runs, where "
+        "all sites that trained them agree (site.toml: shares_weights = true)"
     )
 
 

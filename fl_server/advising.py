@@ -1,4 +1,4 @@
-"""Who proposes shots in a run: its pool, and what every run can try where no pool knows more."""
+"""Who proposes shots in a run: its pool, or what every run can try where there is none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fl_server.decisions import Decision
 from fl_server.exchange import Exchange
 from fl_server.offers import Adviser, Offer
+from fl_server.pool_shots import PoolShots
 from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
 from fl_server.shots_of_run import OwnCandidates
@@ -29,4 +30,5 @@ def adviser(
     outcomes : mapping of str to ArmOutcome
         Of the arms trained so far; other groups start from the models of the arm ``grouped``.
     """
-    return OwnCandidates(settings, exchange, decision, outcomes)
+    own = OwnCandidates(settings, exchange, decision, outcomes)
+    return PoolShots(own) if settings.pool else own

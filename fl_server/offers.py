@@ -9,6 +9,8 @@ from typing import Protocol
 from protocol.experiment import Detail, Scenario
 from protocol.plan import Knowledge
 from protocol.sharing import Arrays
+from strategies.measurements import knowledge_id
+from strategies.shots import Shot
 
 __all__ = ["Adviser", "Offer"]
 
@@ -31,6 +33,8 @@ class Offer:
         Of weights: the arrays of the body, by name.
     sentence : str
         The evidence, in words.
+    evidence : Shot or None
+        What a pool says for it, for one of the group's sites; None for the run's own candidates.
     """
 
     label: str
@@ -39,6 +43,12 @@ class Offer:
     sources: tuple[str, ...] = ()
     body: Arrays | None = None
     sentence: str = ""
+    evidence: Shot | None = None
+
+    @property
+    def knowledge_id(self) -> str:
+        """What is equal for equal knowledge."""
+        return knowledge_id(self.detail)
 
 
 class Adviser(Protocol):
