@@ -84,6 +84,7 @@ def _train_planned(
     journal: Journal,
 ) -> ArmOutcome:
     """Ask for advice, say what is going to be tried, then try, plan and train."""
+    log.info("trying what may serve each group, and training it by its plan")
     advice = adviser(settings, exchange, decision, outcomes)
     scenarios, k = settings.scenarios, settings.shots
     write_recommendations(state.folder, exchange, decision, advice, scenarios, k)

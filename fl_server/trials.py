@@ -6,6 +6,7 @@ as a whole, so that a run that goes on neither asks nor decides again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +27,8 @@ from protocol.spec import Spec
 from protocol.trials import Scores, Trial, Tried
 
 __all__ = ["Chosen", "run_trials", "settings_of"]
+
+log = logging.getLogger("fedprint")
 
 LABEL = 200  # characters
 OF_TRIALS = ("rounds", "local_epochs", "batch_size", "learning_rate", "recipe")
@@ -194,6 +197,9 @@ def _end(
 ) -> Chosen:
     """Let a group choose, keep what it chose, and return it."""
     choice, taken = choose(scenario, each.baseline, tried, untried)
+    log.info("%s, %s: %s", each.group, scenario, choice.sentence)
+    for label, why in untried.items():
+        log.info("%s, %s: no site could try %s: %s", each.group, scenario, label, why)
     trial = Trial(
         group=each.group,
         scenario=scenario,

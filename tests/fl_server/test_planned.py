@@ -12,9 +12,10 @@ import pytest
 from fl_server import collector, train_arms
 from fl_server.late import join_late
 from fl_server.planning import open_plan
+from fl_server.pool.runs import read_run
 from fl_server.runfolder import CHECKPOINT, PLANNING
 from protocol.errors import ConfigError
-from protocol.experiment import Experiment
+from protocol.experiment import Experiment, Partner
 from protocol.files import sha256_hex
 from protocol.plan import Plan
 from protocol.trials import PlansFile, TrialsFile
@@ -244,6 +245,16 @@ def test_outcomes_become_experiments_on_test_data(deployed: Deployed) -> None:
     assert {e.recorded.isoformat() for e in found} == {
         deployed.read("run.json")["ended"].replace("Z", "+00:00")
     }
+
+
+def test_a_pool_takes_what_was_tried_and_who_trained_together(deployed: Deployed) -> None:
+    go(deployed)
+    found = read_run(deployed.out, deployed.coordinator.public_pem)
+    of_plans = [e for e in found.experiments if e.run == "run-1" and e.scenario != "co-training"]
+    lines = (deployed.out / "experiments.jsonl").read_text().splitlines()
+    assert of_plans == [Experiment.model_validate_json(line) for line in lines]
+    partners = [e.detail for e in found.experiments if isinstance(e.detail, Partner)]
+    assert {detail.arm for detail in partners} == {"grouped", "planned"}
 
 
 def test_the_log_names_every_plan_before_the_end(deployed: Deployed) -> None:

@@ -162,7 +162,9 @@ def test_a_plan_that_its_trials_did_not_choose_is_found(
 
 
 def test_a_plan_of_another_key_is_found(planned: Deployed, copied: Path) -> None:
-    [found] = findings(copied, planned.coordinator, signed_again(lambda _: None, None))
+    replaced, found = findings(copied, planned.coordinator, signed_again(lambda _: None, None))
+    assert replaced.where == "log"
+    assert replaced.what.endswith("replaces the plan of group-1, and none says why")
     assert found.where == "plans/group-1.dsse.json"
     assert found.what.endswith("not the coordinator's")
 
