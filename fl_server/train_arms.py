@@ -85,7 +85,9 @@ def _train_planned(
 ) -> ArmOutcome:
     """Ask for advice, say what is going to be tried, then try, plan and train."""
     advice = adviser(settings, exchange, decision, outcomes)
-    write_recommendations(state.folder, decision, advice, settings.scenarios, settings.shots)
+    write_recommendations(
+        state.folder, exchange, decision, advice, settings.scenarios, settings.shots
+    )
     steps = Steps(exchange.nodes, settings.train_timeout, journal, state.progress)
     course = Course("planned", grid, exchange, settings, steps)
     outcome = run_planned(decision.groups.groups, course, outcomes, advice, state.folder)
