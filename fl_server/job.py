@@ -15,7 +15,7 @@ from fl_server.exchange import Begun, Exchange, Patience, exchange_fingerprints
 from fl_server.late import join_at_the_end
 from fl_server.outcome_records import experiments_of, write_experiments
 from fl_server.outcomes import metrics_file, recommendations_file
-from fl_server.pool_after import add_to_pool
+from fl_server.pool_after import add_to_pool, check_pool
 from fl_server.report import write_report
 from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
 from fl_server.runstate import RunState, run_state
@@ -59,10 +59,13 @@ def run(
 
     Raises
     ------
+    ConfigError
+        If the pool cannot be used.
     FedprintError
         If fewer sites than the quorum pass verification.
     """
     out = Path(settings.out)
+    check_pool(settings)
     with run_state(out, settings, name) as state:
         if state.resumed:
             log.info("resuming run %s in %s", state.run, out)

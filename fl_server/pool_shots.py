@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from fl_server.offers import Offer
 from fl_server.pool import Pool, open_pool
@@ -19,6 +20,8 @@ from protocol.plan import Knowledge
 from strategies.joint_advice import Joint, Ranked, joint_ranking
 from strategies.shots import Shot
 
+log = logging.getLogger("fedprint")
+
 
 @dataclass(frozen=True)
 class PoolShots:
@@ -32,9 +35,15 @@ class PoolShots:
     ----------
     own : OwnCandidates
         Fills up what the pool leaves free.
+
+    Notes
+    -----
+    A site is advised once and the advice kept: what is tried is what was written down before,
+    whatever other runs add to the pool meanwhile.
     """
 
     own: OwnCandidates
+    _kept: dict[tuple[Scenario, str, int], Sequence[Shot]] = field(default_factory=dict, repr=False)
 
     def shots(
         self, scenario: Scenario, group: Sequence[str], knowledge: Knowledge, k: int
@@ -84,8 +93,13 @@ class PoolShots:
         return [with_body(offer, shelf) for offer in self._together(lists, group)[:k]]
 
     def _advice(self, pool: Pool, scenario: Scenario, site: str, k: int) -> Sequence[Shot]:
-        seed = self.own.settings.seed
-        return recommend(pool, self._target(site), [scenario], k=k, seed=seed).counsels[0].shots
+        asked = (scenario, site, k)
+        if asked not in self._kept:
+            log.info("asking the pool: %s of %s", scenario, site)
+            seed = self.own.settings.seed
+            found = recommend(pool, self._target(site), [scenario], k=k, seed=seed)
+            self._kept[asked] = found.counsels[0].shots
+        return self._kept[asked]
 
     def _target(self, site: str) -> Target:
         exchange = self.own.exchange

@@ -65,7 +65,7 @@ def _named(shot: Shot, weights: Shelved) -> bool:
 def _offer(shot: Shot, weights: Shelved) -> Offer:
     about = weights.about
     return Offer(
-        printable(f"weights of {shot.task.site}", 200),
+        printable(f"weights {weights.sha256[:12]} of {shot.task.site}", 200),
         Weights(sha256=weights.sha256, architecture=about.architecture),
         source=shot.task.id,
         sources=tuple(about.sources),

@@ -86,8 +86,9 @@ def _train_planned(
     """Ask for advice, say what is going to be tried, then try, plan and train."""
     log.info("trying what may serve each group, and training it by its plan")
     advice = adviser(settings, exchange, decision, outcomes)
-    scenarios, k = settings.scenarios, settings.shots
-    write_recommendations(state.folder, exchange, decision, advice, scenarios, k)
+    write_recommendations(
+        state.folder, exchange, decision, advice, settings.scenarios, settings.shots
+    )
     steps = Steps(exchange.nodes, settings.train_timeout, journal, state.progress)
     course = Course("planned", grid, exchange, settings, steps)
     outcome = run_planned(decision.groups.groups, course, outcomes, advice, state.folder)

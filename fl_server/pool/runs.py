@@ -107,12 +107,12 @@ def _records(evidence: Evidence) -> RunRecords:
         except VerificationError as error:  # what was valid in the run may have expired since
             notes.append(f"{site}: {error}")
     ids = {site: task.id for site, task in tasks.items()}
-    found = [*_trained_together(evidence, ids), *_written(evidence)]
+    found = [*_trained_together(evidence, ids), *written_experiments(evidence)]
     weights = list(trained_weights(evidence, ids))
     return RunRecords(coordinator, list(tasks.values()), found, weights, notes)
 
 
-def _written(evidence: Evidence) -> Iterator[Experiment]:
+def written_experiments(evidence: Evidence) -> Iterator[Experiment]:
     """Yield the experiments that the run folder holds as such; its log covers the file."""
     if not (evidence.run / EXPERIMENTS).exists():
         return

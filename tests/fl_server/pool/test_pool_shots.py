@@ -247,3 +247,14 @@ def test_no_password_of_a_pool_is_written(run: Federation) -> None:
     assert settings.pool == url
     assert "secret" not in settings.model_dump_json()
     assert "pool" not in settings.decisive
+
+
+def test_advice_stays_what_it_was_while_others_add_to_the_pool(run: Federation, pool: str) -> None:
+    advice = asked(second_run(run, pool))
+    before = advice.shots("architecture", NEW, Knowledge(), 2)
+    with open_pool(pool) as opened:
+        more = [_tried(run, site, Architecture(name="net-new"), 0.99) for site in MEMBERS]
+        add_experiments(opened, more, COORDINATOR)
+    assert advice.shots("architecture", NEW, Knowledge(), 2) == before
+    (first, *_) = asked(second_run(run, pool)).shots("architecture", NEW, Knowledge(), 2)
+    assert first.label == "net-new"
