@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import RecordDict
 
 from fl_server import collector, train_arms
 from fl_server.late import join_late
@@ -18,6 +19,7 @@ from protocol.errors import ConfigError
 from protocol.experiment import Experiment, Partner
 from protocol.files import sha256_hex
 from protocol.plan import Plan
+from protocol.plan_records import to_accepted
 from protocol.trials import PlansFile, TrialsFile
 from protocol.weights import weights_sha256
 from tests.fl_server.deployed import Deployed, prepare
@@ -190,6 +192,38 @@ def test_an_architecture_is_that_of_most_sites(deployed: Deployed) -> None:
     assert by_group["group-3"].choice.sentence == (
         "Nothing was tried that could be compared. 2 more could be tried by no site."
     )
+    assert deployed.is_whole()
+
+
+def test_a_malformed_recipe_costs_its_site_the_architectures(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_of(deployed, "site-0-1"), "recipes", lambda _: RecordDict())
+    go(deployed, scenarios="architecture")
+    trials = TrialsFile.model_validate(deployed.read("trials.json")).trials
+    why = "the message lacks 'recipes': do both sides run the same version?"
+    assert trials[0].tried[0].missing == {"site-0-1": why}
+    assert deployed.is_whole()
+
+
+def test_who_accepts_another_plan_does_not_train_by_its_own(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = to_accepted("0" * 64)
+    monkeypatch.setattr(site_of(deployed, "site-0-1"), "plan", lambda _: other)
+    go(deployed)
+    refused = deployed.read("plans.json")["refused"]
+    assert refused == {"site-0-1": "accepted another plan than it was shown"}
+    assert "planned" not in {order.arm for _, order in site_of(deployed, "site-0-1").orders}
+
+
+def test_where_nobody_accepts_nothing_is_trained_again(deployed: Deployed) -> None:
+    for name in MEMBERS:
+        site_of(deployed, name).refuses = "no"
+    go(deployed)
+    sites = deployed.read("metrics.json")["sites"]
+    assert all(site["planned"] == site["grouped"] for site in sites.values())
+    assert {site["kept"] for site in sites.values()} <= {"alone", "grouped"}
     assert deployed.is_whole()
 
 
