@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from fl_server.engine import app_files, check_engine, simulate
+from fl_server.pool_after import check_pool
 from fl_server.runfolder import RUN_FILES
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, DataError
@@ -66,13 +67,14 @@ def run_simulation(
         If the run did not complete.
     """
     overrides = {**(asked or {}), **parse_run_config(run_config)}
-    check_settings(overrides)
+    settings = check_settings(overrides)
     folders = site_folders(sites_dir)
     if len(folders) < 2:
         raise DataError(
             f"{sites_dir} holds {len(folders)} site folders: a federation needs at least two, "
             "each a folder with class subfolders or a site.toml"
         )
+    check_pool(settings)
     port = check_engine(port)  # an earlier run is not given up for one that cannot start
     prepare_run_folder(out, overwrite)
     values = {
@@ -80,6 +82,7 @@ def run_simulation(
         **overrides,
         "sites-dir": str(sites_dir.resolve()),
         "out": str(out.resolve()),
+        "pool": settings.pool,
     }
     try:
         simulate(len(folders), values, port=port, verbose=verbose, show=typer.echo)
@@ -179,4 +182,9 @@ def check_settings(overrides: dict[str, Any]) -> RunSettings:
     get(settings.measure)
     strategy_maker(settings.strategy)
     GroupingOptions(settings.min_group_size, settings.max_group_size or None)
-    return settings
+    return settings.model_copy(update={"pool": _absolute(settings.pool)})
+
+
+def _absolute(pool: str) -> str:
+    """Return where a pool is, seen from any folder: the engine works in one of its own."""
+    return str(Path(pool).resolve()) if pool and "://" not in pool else pool

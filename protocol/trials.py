@@ -60,6 +60,8 @@ class Trial(_File):
         Scores of each site without any of the shots, at the same budget.
     tried : list of Tried
         The shots, in rank order.
+    untried : dict
+        Shots that no site of the group could try, with the reason.
     choice : Choice
         What the group takes.
     """
@@ -69,6 +71,7 @@ class Trial(_File):
     hyperparameters: dict[Name, Value] = {}
     baseline: dict[SiteName, Scores]
     tried: list[Tried]
+    untried: dict[str, str] = {}
     choice: Choice
 
 

@@ -1,4 +1,7 @@
-"""Withdrawing a task: it leaves the pool with all that names it, and its bytes are overwritten."""
+"""Withdrawing a task: it leaves the pool with all that names it, and its bytes are overwritten.
+
+So do weights that were trained on it, see `fl_server.shelf`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from fl_server.pool.models import Base
 from fl_server.pool.session import Pool, PoolBusy, autocommit
 from fl_server.pool.store import Tally, take_out
 from fl_server.pool_vectors import follow
+from fl_server.shelf import clear_withdrawn
 
 PAUSE = 0.05  # seconds between two tries
 
@@ -42,7 +46,7 @@ def withdraw(pool: Pool, task: str) -> Tally:
 
 
 def scrub(pool: Pool) -> None:
-    """Overwrite what was deleted: rewrite the file, or the tables, without it.
+    """Overwrite what was deleted: rewrite the file, or the tables, without it; weights as well.
 
     PostgreSQL's own write-ahead log and backups are beyond this, and follow its administrator's
     rules.
@@ -52,6 +56,7 @@ def scrub(pool: Pool) -> None:
     PoolBusy
         When somebody still reads the old state.
     """
+    clear_withdrawn(pool)
     with autocommit(pool) as connection:
         if connection.dialect.name != "sqlite":
             for table in Base.metadata.sorted_tables:

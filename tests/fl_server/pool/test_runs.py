@@ -10,10 +10,11 @@ import pytest
 
 from fl_server.pool import open_pool
 from fl_server.pool.add import add_experiments, add_release, add_run
-from fl_server.pool.runs import EXPERIMENTS, NotVerified, read_run
+from fl_server.pool.runs import EXPERIMENTS, NotVerified, read_run, written_experiments
 from fl_server.pool.views import experiments, fingerprints, list_tasks, show
 from fl_server.runlog import RunLog
 from fl_server.settings import RunSettings
+from fl_server.verify_evidence import Broken, Evidence
 from protocol.errors import BadSignature, ConfigError, Expired, SpecMismatch
 from protocol.files import atomic_json, canonical_json, file_digest
 from protocol.keys import Signer, generate_key, signer, signer_pem
@@ -111,15 +112,25 @@ def test_a_run_that_verify_finds_fault_with_is_refused(
     assert text.endswith(f"nothing was added; see fedprint verify {run}")
 
 
-def test_experiments_that_a_run_holds_as_such_are_added(exchanged: Path, tmp_path: Path) -> None:
+def test_experiments_that_a_run_holds_as_such_are_read(exchanged: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(exchanged, run)
     tried = experiment(0, None).model_copy(update={"target": digest_of(run, MEMBERS[0])})
     line = tried.model_dump_json()
+    assert list(written_experiments(Evidence(run))) == []
+    (run / EXPERIMENTS).write_text(line + "\n")
+    assert list(written_experiments(Evidence(run))) == [tried]
+    (run / EXPERIMENTS).write_text(line + "\n{}\n")
+    with pytest.raises(Broken, match=r"line 2: scenario: Field required"):
+        list(written_experiments(Evidence(run)))
+
+
+def test_experiments_that_no_trial_measured_are_refused(exchanged: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(exchanged, run)
+    line = experiment(0, None).model_dump_json()
     closed_again(run, lambda run: (run / EXPERIMENTS).write_text(line + "\n"))
-    assert read_run(run).experiments == [tried]
-    closed_again(run, lambda run: (run / EXPERIMENTS).write_text(line + "\n{}\n"))
-    with pytest.raises(NotVerified, match=r"experiments\.jsonl: line 2: scenario: Field required"):
+    with pytest.raises(NotVerified, match=r"experiments\.jsonl: was added: the run made no plans"):
         read_run(run)
 
 

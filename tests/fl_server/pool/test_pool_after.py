@@ -1,0 +1,116 @@
+"""A closed run goes into its pool; what goes wrong then costs a warning and not the run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from fl_server.pool import open_pool
+from fl_server.pool.views import experiments, list_tasks, show
+from fl_server.pool_after import add_to_pool, check_pool
+from fl_server.settings import RunSettings
+from fl_server.shelf import shelved
+from protocol import cli
+from protocol.errors import ConfigError
+from protocol.keys import generate_key, signer
+from tests.fl_server import joining
+from tests.fl_server.advised import sharing_run, written
+from tests.fl_server.joining import MEMBERS, Federation
+
+
+def asking(pool: Path | str, **changes: object) -> RunSettings:
+    asked = joining.SETTINGS.model_dump() | {"release": "plain", "pool": str(pool)}
+    return RunSettings.model_validate(asked | changes)
+
+
+@pytest.fixture(scope="module")
+def run() -> Federation:
+    return sharing_run()
+
+
+@pytest.fixture
+def folder(run: Federation, tmp_path: Path) -> Path:
+    return written(tmp_path / "run", run)
+
+
+def test_a_run_is_added_and_signed_with_the_coordinators_key(
+    run: Federation, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = tmp_path / "new" / "pool.db"
+    with caplog.at_level(logging.INFO, logger="fedprint"):
+        add_to_pool(asking(pool), folder, run.exchange.signer)
+    assert f"pool {pool}: experiments added: 4, tasks added: 5, weights added: 2" in caplog.messages
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    with open_pool(pool) as opened:
+        with opened.reading() as session:
+            assert [task["site"] for task in list_tasks(session)] == list(MEMBERS)
+            first = experiments(session)[0].id
+            signed = show(session, first)["provenance"]
+        assert len(shelved(opened)) == 2
+    key = run.exchange.signer.public_key.keyid
+    assert signed == [{"key": key, "vouched_by": key}]
+
+
+def test_without_a_pool_nothing_happens(run: Federation, folder: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    add_to_pool(asking(""), folder, run.exchange.signer)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_failure_is_a_warning_with_the_command_that_mends_it(
+    run: Federation, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = tmp_path / "my pool.db"
+    pool.write_text("no database at all, but long enough to be taken for one" * 20)
+    add_to_pool(asking(pool), folder, run.exchange.signer)
+    (said,) = caplog.messages
+    assert said == (
+        f"the run is not in the pool {pool}: {pool} is no pool, and no database at all: name "
+        f"another; to add it: fedprint pool add '{pool}' {folder}"
+    )
+
+
+def test_a_run_that_is_not_in_order_is_not_added(
+    run: Federation, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "groups.json").write_text("{}")
+    add_to_pool(asking(tmp_path / "pool.db"), folder, signer(generate_key()))
+    (said,) = caplog.messages
+    assert said.startswith(f"the run is not in the pool {tmp_path / 'pool.db'}: {folder} is not in")
+    with open_pool(tmp_path / "pool.db") as opened, opened.reading() as session:
+        assert list_tasks(session) == []
+
+
+def test_the_command_of_a_deployment_names_its_key(
+    folder: Path, run: Federation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = tmp_path / "server"
+    server.mkdir()
+    (server / "server.toml").write_text('name = "c"\naddress = "localhost:9000"\n')
+    url = "postgresql://user:secret@127.0.0.1:1/pool"
+    add_to_pool(asking(url, server_dir=str(server)), folder, run.exchange.signer)
+    (said,) = caplog.messages
+    assert "secret" not in said
+    shown = "postgresql://user:***@127.0.0.1:1/pool"
+    key = server / "keys" / "coordinator.pem"
+    assert said.endswith(f"to add it: fedprint pool add '{shown}' {folder} --key {key}")
+
+
+def test_a_pool_that_cannot_be_used_stops_a_run_before_it_begins(tmp_path: Path) -> None:
+    check_pool(asking(""))
+    check_pool(asking(tmp_path / "pool.db"))
+    assert (tmp_path / "pool.db").exists()
+    with pytest.raises(ConfigError, match=r"is a folder: name a file for the pool"):
+        check_pool(asking(tmp_path))
+
+
+def test_simulate_says_so_before_anything_is_started(
+    sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["simulate", str(sites), "--out", str(tmp_path / "out"), "--pool", str(sites)])
+    wanted = f"{sites} is a folder: name a file for the pool, such as {sites / 'pool'}"
+    assert wanted in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
