@@ -22,8 +22,9 @@ def headline(kept: KeptPlan) -> str:
     """Return one line that tells plans apart."""
     plan = kept.plan
     labels = (f"{choice.scenario} {choice.label}" for choice in plan.choices)
-    chosen = ", ".join(labels) or ("as in the run" if plan.knowledge.is_default else "by itself")
-    return printable(f"{kept.sha256[:12]}  run {plan.run}  group {plan.group}  {chosen}", 300)
+    chosen = ", ".join(labels) or "nothing was tried"
+    told = (kept.sha256[:12], f"run {plan.run}", f"group {plan.group}", chosen)
+    return "  ".join(printable(text, 200) for text in told)
 
 
 def facts(kept: KeptPlan) -> list[tuple[str, str]]:

@@ -84,6 +84,7 @@ def _train_planned(
     journal: Journal,
 ) -> ArmOutcome:
     """Ask for advice, say what is going to be tried, then try, plan and train."""
+    log.info("trying what may serve each group, and training it by its plan")
     advice = adviser(settings, exchange, decision, outcomes)
     write_recommendations(
         state.folder, exchange, decision, advice, settings.scenarios, settings.shots

@@ -71,8 +71,9 @@ def _sentence(found: JointChoice, best: Tried | None, tried: int, untried: int) 
     spread = "" if found.error is None else f" +- {found.error:.3f}"
     ending = "" if found.taken else ": not enough to change what the run does"
     return (
-        f"{best.label} ranks best of {tried} tried at {found.sites} sites; mean gain in balanced "
-        f"accuracy on their validation data {found.gain:+.3f}{spread}{ending}.{lacking}"
+        f"{best.label} ranks best of {tried} tried at {found.sites} site"
+        f"{'s' if found.sites > 1 else ''}; mean gain in balanced accuracy on validation data "
+        f"{found.gain:+.3f}{spread}{ending}.{lacking}"
     )
 
 

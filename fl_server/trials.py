@@ -6,6 +6,7 @@ as a whole, so that a run that goes on neither asks nor decides again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +27,8 @@ from protocol.spec import Spec
 from protocol.trials import Scores, Trial, Tried
 
 __all__ = ["Chosen", "run_trials", "settings_of"]
+
+log = logging.getLogger("fedprint")
 
 LABEL = 200  # characters
 OF_TRIALS = ("rounds", "local_epochs", "batch_size", "learning_rate", "recipe")
@@ -116,20 +119,7 @@ def _try(
     """Let every group try the shots of one scenario; return what each has chosen then."""
     known = {each.group: _recall(scenario, each, course) for each in groups}
     new = [each for each in groups if known[each.group] is None]
-    offers = {
-        each.group: advice.shots(scenario, each.sites, each.knowledge, course.settings.shots)
-        for each in new
-    }
-    names = {
-        site: _architectures(offers[each.group]) for each in new for site in sorted(each.baseline)
-    }
-    told = ask_recipes(names, course)
-    ready = {
-        each.group: make_ready(
-            offers[each.group], each.knowledge, sorted(each.baseline), told, course.exchange.spec
-        )
-        for each in new
-    }
+    ready = _make_ready(scenario, new, course, advice)
     tried: dict[str, list[Tried]] = {each.group: [] for each in new}
     for number in range(max((len(shots) for shots, _ in ready.values()), default=0)):
         turn = [(e, ready[e.group][0][number]) for e in new if number < len(ready[e.group][0])]
@@ -139,6 +129,24 @@ def _try(
     for each in new:
         known[each.group] = _end(scenario, each, *ready[each.group], tried[each.group], course)
     return [found for each in groups if (found := known[each.group]) is not None]
+
+
+def _make_ready(
+    scenario: Stage, groups: Sequence[Chosen], course: Course, advice: Adviser
+) -> dict[str, tuple[list[Shot], dict[str, str]]]:
+    """Return by group the shots that it can try, and those that it cannot with the reason."""
+    k, spec = course.settings.shots, course.exchange.spec
+    offers = {each.group: advice.shots(scenario, each.sites, each.knowledge, k) for each in groups}
+    told = ask_recipes(
+        {site: _architectures(offers[each.group]) for each in groups for site in each.baseline},
+        course,
+    )
+    return {
+        each.group: make_ready(
+            offers[each.group], each.knowledge, sorted(each.baseline), told, spec
+        )
+        for each in groups
+    }
 
 
 def _architectures(offers: Sequence[Offer]) -> list[str]:
@@ -194,6 +202,9 @@ def _end(
 ) -> Chosen:
     """Let a group choose, keep what it chose, and return it."""
     choice, taken = choose(scenario, each.baseline, tried, untried)
+    log.info("%s, %s: %s", each.group, scenario, choice.sentence)
+    for label, why in untried.items():
+        log.info("%s, %s: no site could try %s: %s", each.group, scenario, label, why)
     trial = Trial(
         group=each.group,
         scenario=scenario,

@@ -33,11 +33,25 @@ def check_plans(evidence: Evidence) -> Iterator[Finding]:
         return
     trials = evidence.model("trials.json", TrialsFile).trials
     plans = evidence.model("plans.json", PlansFile).plans
+    yield from _check_log(evidence)
     yield from _check_signed(evidence, plans)
     yield from _check_groups(evidence, plans, trials)
     for plan in plans:
         yield from _check_choices(evidence, plan, [t for t in trials if t.group == plan.group])
     yield from _check_experiments(evidence, trials)
+
+
+def _check_log(evidence: Evidence) -> Iterator[Finding]:
+    """Check that a group has one plan for as long as the groups stay as they are."""
+    planned: set[str] = set()
+    for number, entry in enumerate(evidence.entries, 1):
+        group = str(entry.get("group"))
+        if entry["kind"] == "groups":
+            planned.clear()
+        elif entry["kind"] == "plan" and group in planned:
+            yield Finding("log", f"entry {number} replaces the plan of {group}, and none says why")
+        elif entry["kind"] == "plan":
+            planned.add(group)
 
 
 def _check_signed(evidence: Evidence, plans: Sequence[Plan]) -> Iterator[Finding]:

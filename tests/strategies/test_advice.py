@@ -142,6 +142,13 @@ def test_a_group_is_one_contender_however_many_partners_tell_of_it():
     np.testing.assert_allclose(found.value, [0, 0, 0, -high, -high, -high, -high], atol=1e-12)
 
 
+def test_what_a_plan_gained_is_not_credited_to_partners():
+    grouped = experiment(0, 1, Partner(arm="grouped", tasks=2), 0.6, baseline=0.5)
+    planned = experiment(0, 2, Partner(arm="planned", tasks=2), 0.9, baseline=0.5)
+    assert [m.performance for m in measurements([grouped, planned])] == [0.6]
+    assert measurements([planned]) == []
+
+
 def test_partners_of_pairs_are_contenders_each():
     told = [experiment(0, s, None, v, baseline=None) for s, v in ((1, 0.5), (2, 0.7), (3, 0.9))]
     found = pooled(measurements(told), IDS, ["balanced_accuracy"])
