@@ -9,13 +9,12 @@ import time
 
 from sqlalchemy import text
 
+from fl_server.pool import session
 from fl_server.pool.models import Base
 from fl_server.pool.session import Pool, PoolBusy, autocommit
 from fl_server.pool.store import Tally, take_out
 from fl_server.pool_vectors import follow
 from fl_server.shelf import clear_withdrawn
-
-PAUSE = 0.05  # seconds between two tries
 
 
 def withdraw(pool: Pool, task: str) -> Tally:
@@ -38,8 +37,8 @@ def withdraw(pool: Pool, task: str) -> Tally:
         overwritten, until this is called again.
     """
     tally = Tally()
-    with pool.writing() as session:
-        take_out(session, task, tally)
+    with pool.writing() as opened:
+        take_out(opened, task, tally)
     follow(pool)
     scrub(pool)
     return tally
@@ -63,9 +62,9 @@ def scrub(pool: Pool) -> None:
                 connection.execute(text(f'VACUUM (FULL) "{table.name}"'))
             return
         connection.execute(text("VACUUM"))
-        deadline = time.monotonic() + pool.patience
-        # SQLite waits for readers here, but not for another checkpoint
+        # SQLite waits for readers here, but not for another process that does the same
+        deadline = time.monotonic() + session.BUSY_SECONDS
         while connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]:
             if time.monotonic() > deadline:
                 raise PoolBusy(pool.where)
-            time.sleep(PAUSE)
+            time.sleep(0.05)
