@@ -83,7 +83,8 @@ class RunSettings(BaseModel):
         Seconds to wait for people at the sites to approve a release; 0 goes on without them.
     pool : str
         Knowledge pool that advises the run and takes it in when it is finished: a SQLite file, or
-        a PostgreSQL URL. Empty for none.
+        a PostgreSQL URL, whose password is better in ``PGPASSWORD`` or ``~/.pgpass``: command lines
+        can be read by others. Empty for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from fl_server.pool.models import TaskRow
 from fl_server.pool.records import (
     ENVELOPE_LIMIT,
     ExperimentRecord,
@@ -16,12 +13,11 @@ from fl_server.pool.records import (
     open_experiment,
     open_release,
 )
-from fl_server.pool.run_weights import Trained
+from fl_server.pool.run_weights import put_weights
 from fl_server.pool.runs import read_run
 from fl_server.pool.session import Pool
 from fl_server.pool.store import Tally, put_all, put_task
 from fl_server.pool_vectors import follow
-from fl_server.shelf import put
 from fl_server.verify_evidence import Broken, read_plain
 from protocol.errors import ConfigError, one_line
 from protocol.experiment import Experiment, sign_experiment
@@ -66,22 +62,9 @@ def add_run(pool: Pool, run: Path, signer: Signer, coordinator: str | None = Non
     with pool.writing() as session:
         put_all(session, found.tasks, signed, tally)
         for weights in found.weights:
-            _put_weights(pool, session, weights, tally)
+            put_weights(pool, session, weights, tally)
     follow(pool)
     return tally
-
-
-def _put_weights(pool: Pool, session: Session, weights: Trained, tally: Tally) -> None:
-    """Put weights on the shelf, unless one of the tasks behind them is not in the pool.
-
-    The pool is locked meanwhile: nobody withdraws a task between the look and the file.
-    """
-    held = select(TaskRow.id).where(TaskRow.id.in_(weights.about.sources))
-    if len(session.scalars(held).all()) < len(weights.about.sources):
-        tally.count("weights without their tasks")
-        return
-    new = put(pool, weights.body, weights.about)
-    tally.count("weights added" if new else "weights known")
 
 
 def add_release(pool: Pool, envelope: Path) -> Tally:

@@ -1,4 +1,4 @@
-"""Weights of a finished run that may be handed on: every site behind them says so in its card."""
+"""Weights that go on a pool's shelf: of a run, those that every site behind them agreed to."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import Any, NamedTuple
 import safetensors.numpy
 from pydantic import ValidationError
 from safetensors import SafetensorError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from fl_server.shelf import About
+from fl_server.pool.models import TaskRow
+from fl_server.pool.session import Pool
+from fl_server.pool.store import Tally
+from fl_server.shelf import About, put
 from fl_server.verify_evidence import Broken, Evidence
 from protocol.names import printable
 from protocol.plan import Plan
@@ -53,6 +58,19 @@ def trained_weights(evidence: Evidence, ids: Mapping[str, str]) -> Iterator[Trai
                 continue
             plan = _plan_of(evidence, group) if arm == "planned" else None
             yield Trained(_body(evidence, name), _about(evidence, group, ids, plan))
+
+
+def put_weights(pool: Pool, session: Session, weights: Trained, tally: Tally) -> None:
+    """Put weights on a pool's shelf, unless one of the tasks behind them is not in the pool.
+
+    The session writes, so that nobody withdraws a task between the look and the file.
+    """
+    held = select(TaskRow.id).where(TaskRow.id.in_(weights.about.sources))
+    if len(session.scalars(held).all()) < len(weights.about.sources):
+        tally.count("weights without their tasks")
+        return
+    new = put(pool, weights.body, weights.about)
+    tally.count("weights added" if new else "weights known")
 
 
 def group_plans(said: Mapping[str, Any], arm: str) -> list[GroupPlan]:

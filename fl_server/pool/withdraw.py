@@ -5,8 +5,11 @@ So do weights that were trained on it, see `fl_server.shelf`.
 
 from __future__ import annotations
 
+import time
+
 from sqlalchemy import text
 
+from fl_server.pool import session
 from fl_server.pool.models import Base
 from fl_server.pool.session import Pool, PoolBusy, autocommit
 from fl_server.pool.store import Tally, take_out
@@ -34,8 +37,8 @@ def withdraw(pool: Pool, task: str) -> Tally:
         overwritten, until this is called again.
     """
     tally = Tally()
-    with pool.writing() as session:
-        take_out(session, task, tally)
+    with pool.writing() as opened:
+        take_out(opened, task, tally)
     follow(pool)
     scrub(pool)
     return tally
@@ -59,6 +62,9 @@ def scrub(pool: Pool) -> None:
                 connection.execute(text(f'VACUUM (FULL) "{table.name}"'))
             return
         connection.execute(text("VACUUM"))
-        busy = connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]
-    if busy:
-        raise PoolBusy(pool.where)
+        # SQLite waits for readers here, but not for another process that does the same
+        deadline = time.monotonic() + session.BUSY_SECONDS
+        while connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]:
+            if time.monotonic() > deadline:
+                raise PoolBusy(pool.where)
+            time.sleep(0.05)

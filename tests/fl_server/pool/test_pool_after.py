@@ -12,6 +12,7 @@ from fl_server.pool.views import experiments, list_tasks, show
 from fl_server.pool_after import add_to_pool, check_pool
 from fl_server.settings import RunSettings
 from fl_server.shelf import shelved
+from fl_server.simulation import check_settings
 from protocol import cli
 from protocol.errors import ConfigError
 from protocol.keys import generate_key, signer
@@ -114,3 +115,13 @@ def test_simulate_says_so_before_anything_is_started(
     wanted = f"{sites} is a folder: name a file for the pool, such as {sites / 'pool'}"
     assert wanted in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_simulation_finds_its_pool_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check_settings({"pool": "pool.db"}).pool == str(tmp_path / "pool.db")
+    url = "postgresql://user@db/pool"
+    assert check_settings({"pool": url}).pool == url
+    assert check_settings({}).pool == ""

@@ -14,6 +14,7 @@ from fl_server.pool import Pool, open_pool
 from fl_server.pool.add import add_run
 from fl_server.pool.export import export_pool
 from fl_server.pool.importing import import_pool
+from fl_server.pool.merge import merge_pool
 from fl_server.pool.run_weights import Trained, trained_weights
 from fl_server.pool.withdraw import withdraw
 from fl_server.shelf import About, folder_of, put, shelved
@@ -127,6 +128,22 @@ def test_an_import_that_withdraws_deletes_them_too(tmp_path: Path) -> None:
         export_pool(theirs, file, COORDINATOR)
         import_pool(ours, file, trusted)
         assert shelf(ours) == [weights_sha256(body(2))]
+
+
+def test_a_merge_takes_the_weights_of_tasks_that_came_along(tmp_path: Path) -> None:
+    with (
+        filled(str(tmp_path / "theirs.db")) as theirs,
+        open_pool(tmp_path / "ours.db", create=True) as ours,
+    ):
+        put(theirs, body(1), about(0, 1))
+        put(theirs, body(2), about(8))  # a task that theirs does not hold
+        assert merge_pool(ours, theirs).counts["weights added"] == 1
+        (found,) = shelved(ours)
+        assert np.array_equal(found.load()["body.weight"], body(1)["body.weight"])
+        assert found.about == about(0, 1)
+        withdraw(theirs, task_id(0))
+        merge_pool(ours, theirs)
+        assert shelf(ours) == []
 
 
 def planned(run: Path, start: Start | None, group: str = "planned-1") -> None:
