@@ -19,6 +19,7 @@ from fl_server.group_training import train_groups
 from fl_server.offers import Adviser
 from fl_server.planning import SignedPlan, show_plans, sign_plans
 from fl_server.scores import ArmOutcome, score
+from fl_server.trial_choice import AS_IN_THE_RUN
 from fl_server.trials import run_trials
 from protocol.files import atomic_json
 from protocol.runfiles import GroupEntry
@@ -73,8 +74,8 @@ def run_planned(
 
 def _tell(plans: PlansFile) -> None:
     for plan in plans.plans:
-        taken = [choice.label for choice in plan.choices if choice.label != "as in the run"]
-        log.info("plan of %s: %s", plan.group, ", ".join(taken) or "as in the run")
+        taken = [choice.label for choice in plan.choices if choice.label != AS_IN_THE_RUN]
+        log.info("plan of %s: %s", plan.group, ", ".join(taken) or AS_IN_THE_RUN)
     for site, why in plans.refused.items():
         log.info("%s does not train by its plan: %s", site, why)
 

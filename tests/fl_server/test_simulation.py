@@ -32,7 +32,8 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["a
 
 def test_settings_are_those_of_the_app() -> None:
     declared = RunSettings.from_run_config(CONFIG).model_dump()
-    assert {key.replace("_", "-") for key in declared} == set(CONFIG)
+    # no file of a run says which pool advised it: its URL may hold a password
+    assert {key.replace("_", "-") for key in declared} == set(CONFIG) - {"pool"}
     assert declared == {**RunSettings().model_dump(), "sites_dir": CONFIG["sites-dir"]}
 
 

@@ -223,6 +223,18 @@ def test_experiments_are_those_of_the_trials(
     assert found.what.startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("shots", 9), ("scenarios", ["architecture"]), ("preset", "paper"), ("crop", 64)],
+)
+def test_how_plans_were_to_be_made_cannot_be_changed_later(
+    planned: Deployed, copied: Path, name: str, value: object
+) -> None:
+    change = edited("run.json", lambda file: file["settings"].update({name: value}))
+    found = findings(copied, planned.coordinator, change)
+    assert any(f.what.startswith(f"says that {name} was {value!r}, the log") for f in found), found
+
+
 def test_a_run_that_made_no_plans_has_none_of_their_files(planned: Deployed, copied: Path) -> None:
     def no_plans(run: Path) -> None:
         content = json.loads((run / "run.json").read_bytes())
