@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/fedprint demo --out runs/demo
+	$(BIN)/fedprint demo --out runs/demo --pool runs/pool.db
 
 deployment-demo: install
 	$(BIN)/fedprint deployment-demo --out runs/deployment

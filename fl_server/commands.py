@@ -86,6 +86,7 @@ def demo(
 ) -> None:
     """Run the main job on bundled real images: site folders, exchange, groups, training, report."""
     from fl_server.demo_data import write_demo_sites
+    from fl_server.settings import ARMS
     from fl_server.simulation import run_simulation
 
     from_scratch = out / "sites"
@@ -97,7 +98,7 @@ def demo(
         port=port,
         verbose=verbose,
         overwrite=True,
-        asked=_advised_by(pool),
+        asked={"arms": ",".join(ARMS), **_advised_by(pool)},
     )
 
 
