@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fl_server.settings import RunSettings
-from protocol.experiment import Experiment
+from protocol.experiment import Architecture, Detail, Experiment
 from protocol.files import atomic_write
 from protocol.trials import Scores, Trial, Tried
 
@@ -45,7 +45,7 @@ def experiments_of(
             scenario=trial.scenario,
             target=tasks[site],
             source=source,
-            detail=tried.detail,
+            detail=detail,
             hyperparameters=trial.hyperparameters,
             seed=settings.seed,
             metric=metric,
@@ -55,9 +55,7 @@ def experiments_of(
             recorded=recorded,
         )
         for trial in trials
-        for tried in trial.tried
-        for site, scores in sorted(tried.scores.items())
-        for source in _sources(tried, tasks[site])
+        for site, source, detail, scores in _used(trial, tasks)
         for metric in METRICS
         if (performance := _test(scores, metric)) is not None
     ]
@@ -67,6 +65,24 @@ def write_experiments(folder: Path, experiments: Iterable[Experiment]) -> None:
     """Write ``experiments.jsonl``: one experiment as JSON a line."""
     lines = "".join(f"{each.model_dump_json()}\n" for each in experiments)
     atomic_write(folder / EXPERIMENTS, lines)
+
+
+def _used(
+    trial: Trial, tasks: Mapping[str, str]
+) -> Iterator[tuple[str, str | None, Detail, Scores]]:
+    """Yield site, source, knowledge and scores of all that was compared.
+
+    The network that the shots had to beat is among them: a pool that never heard of it would advise
+    the best of those that lost to it.
+    """
+    if trial.scenario == "architecture" and trial.tried:
+        network = Architecture(name=str(trial.hyperparameters["architecture"]))
+        for site, scores in sorted(trial.baseline.items()):
+            yield site, None, network, scores
+    for tried in trial.tried:
+        for site, scores in sorted(tried.scores.items()):
+            for source in _sources(tried, tasks[site]):
+                yield site, source, tried.detail, scores
 
 
 def _sources(tried: Tried, target: str) -> Iterator[str | None]:

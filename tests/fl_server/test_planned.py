@@ -257,6 +257,8 @@ def test_outcomes_become_experiments_on_test_data(deployed: Deployed) -> None:
     ]
     near = pytest.approx
     assert told == [
+        # what the shots had to beat is known as well
+        ("architecture", "architecture", None, near(0.51), near(0.51), "run-1"),
         ("architecture", "architecture", None, near(0.56), near(0.51), "run-1"),
         ("architecture", "architecture", None, near(0.61), near(0.51), "run-1"),
         ("augmentation", "policy", None, near(0.61), near(0.61), "run-1"),
