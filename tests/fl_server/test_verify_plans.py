@@ -205,8 +205,8 @@ def test_a_plan_of_no_group_is_found(planned: Deployed, copied: Path) -> None:
     ("change", "said"),
     [
         (lambda lines: lines[1:], "is not what trials.json gives: line 1"),
-        (lambda lines: lines[:-1], "is not what trials.json gives: 47 lines, the trials give 48"),
-        (lambda lines: [*lines, lines[0]], "is not what trials.json gives: 49 lines"),
+        (lambda lines: lines[:-1], "is not what trials.json gives: 57 lines, the trials give 58"),
+        (lambda lines: [*lines, lines[0]], "is not what trials.json gives: 59 lines"),
         (lambda lines: ["{}", *lines], "line 1: "),
     ],
 )
