@@ -8,6 +8,7 @@ import numpy as np
 
 from fl_server.report_data import RunData
 from fl_server.report_numbers import paired
+from fl_server.trial_choice import DECISIVE
 from protocol.plan import Plan
 from protocol.runfiles import SiteMetrics
 from protocol.trials import Scores, Tried
@@ -24,7 +25,8 @@ class TriedRow:
     sites : int
         Sites that tried it.
     validation, test : float or None
-        Mean gain in balanced accuracy over training without it; only the first decides.
+        Mean gain over training without it: in AUROC on validation data, which decides, and in
+        balanced accuracy on test data.
     chosen : bool
         Whether the group took it.
     missing : str
@@ -46,7 +48,7 @@ def tried_rows(data: RunData) -> list[TriedRow]:
     return [
         TriedRow(
             *(trial.group, trial.scenario, tried.label, len(tried.scores)),
-            validation=_gain(tried, trial.baseline, "val_balanced_accuracy"),
+            validation=_gain(tried, trial.baseline, DECISIVE),
             test=_gain(tried, trial.baseline, "test_balanced_accuracy"),
             chosen=tried.label == trial.choice.label,
             missing=_listed(tried.missing),

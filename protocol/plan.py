@@ -85,7 +85,7 @@ class Choice(_Model):
     label : str
         What was chosen, in a few words; ``"as in the run"`` where nothing did better.
     gain : float or None
-        Mean gain in balanced accuracy on the sites' own validation data over training without it;
+        Mean gain in AUROC on the sites' own validation data over training without it;
         None where nothing was tried.
     error : float or None
         Standard error of that mean over sites.

@@ -5,7 +5,7 @@ candidate's place is its rank there, and its gain is over what the very same sit
 
     rank[c]  = mean over sites of the rank of candidate c among all of the site's, baseline included
     best     = the candidate of the lowest mean rank (1 is best; of equals the first)
-    gain     = mean over sites of accuracy[best] - accuracy[baseline]
+    gain     = mean over sites of score[best] - score[baseline]
     error    = standard deviation of these differences / sqrt(sites)
 
 The best is taken if its gain is above 0 and above its error, and else nothing changes. Where the
@@ -50,27 +50,27 @@ class JointChoice:
     sites: int = 0
 
 
-def joint_choice(accuracy: Floats, loss: Floats) -> JointChoice:
+def joint_choice(score: Floats, loss: Floats) -> JointChoice:
     """Choose one candidate for all sites of a group, or none.
 
     Parameters
     ----------
-    accuracy : ndarray, float [candidates + 1, sites]
-        Balanced accuracy on each site's validation data; the first row is the baseline. NaN where
+    score : ndarray, float [candidates + 1, sites]
+        On each site's validation data, higher is better; the first row is the baseline. NaN where
         a site could not try a candidate: it would keep what it has, so it counts as its baseline
         there. A site without a baseline takes no part.
     loss : ndarray, float [candidates + 1, sites]
-        The same of the loss, which tells equal accuracies apart.
+        The same of the loss, which tells equal scores apart.
 
     Raises
     ------
     BadShape
         If there is no row, or the two differ in shape.
     """
-    if accuracy.shape != loss.shape or accuracy.ndim != 2 or len(accuracy) == 0:
-        raise BadShape(f"accuracy {accuracy.shape} and loss {loss.shape} are no scores of a group")
-    judging = np.isfinite(accuracy[0])
-    kept = accuracy[:, judging]
+    if score.shape != loss.shape or score.ndim != 2 or len(score) == 0:
+        raise BadShape(f"scores {score.shape} and loss {loss.shape} are no scores of a group")
+    judging = np.isfinite(score[0])
+    kept = score[:, judging]
     absent = ~np.isfinite(kept)
     value = np.where(absent, kept[:1], kept)  # [candidates + 1, judging sites]
     losses = np.where(absent, loss[:1, judging], loss[:, judging])

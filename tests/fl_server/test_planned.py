@@ -230,9 +230,9 @@ def test_where_nobody_accepts_nothing_is_trained_again(deployed: Deployed) -> No
 @pytest.mark.parametrize(
     "says",
     [
-        {"val_balanced_accuracy": 1e9},
-        {"val_balanced_accuracy": float("nan"), "val_loss": float("inf")},
-        {"val_balanced_accuracy": -1.0},
+        {"val_auroc": 1e9},
+        {"val_auroc": float("nan"), "val_loss": float("inf")},
+        {"val_auroc": -1.0},
     ],
 )
 def test_scores_that_cannot_be_true_decide_nothing(
@@ -241,7 +241,7 @@ def test_scores_that_cannot_be_true_decide_nothing(
     site_of(deployed, "site-0-1").says = says
     go(deployed, scenarios="architecture")
     trials = TrialsFile.model_validate(deployed.read("trials.json")).trials
-    assert trials[0].baseline["site-0-1"]["val_balanced_accuracy"] is None
+    assert trials[0].baseline["site-0-1"]["val_auroc"] is None
     assert trials[0].choice.label == "net-b"  # the other site's choice
     assert deployed.is_whole()
 

@@ -22,10 +22,10 @@ def add_plans(run: Path, text: str = "wide_net", *, default: bool = False) -> No
     """Add to a run that two sites tried a network, and took it unless `default`."""
     choice = Choice(scenario="architecture", label=text, gain=0.15, error=0.05, sentence=text)
     knowledge = Knowledge(architecture=make_spec())
-    before = {site: {"val_balanced_accuracy": 0.5, "test_balanced_accuracy": 0.6} for site in LUNGS}
+    before = {site: {"val_auroc": 0.5, "test_balanced_accuracy": 0.6} for site in LUNGS}
     after = {
-        LUNGS[0]: {"val_balanced_accuracy": 0.7, "test_balanced_accuracy": 0.5},
-        LUNGS[1]: {"val_balanced_accuracy": 0.6, "test_balanced_accuracy": None},
+        LUNGS[0]: {"val_auroc": 0.7, "test_balanced_accuracy": 0.5},
+        LUNGS[1]: {"val_auroc": 0.6, "test_balanced_accuracy": None},
     }
     tried = Tried(
         label=text,

@@ -95,13 +95,13 @@ def turn_down(trials: Any) -> None:
 def outdo(trials: Any) -> None:
     """Give a shot that was turned down scores with which it wins."""
     for scores in trials["trials"][0]["tried"][0]["scores"].values():
-        scores.update(val_balanced_accuracy=0.99, test_balanced_accuracy=0.99)
+        scores.update(val_auroc=0.99, test_balanced_accuracy=0.99)
 
 
 def flatter(trials: Any) -> None:
     """Lower what all was compared with."""
     for scores in trials["trials"][0]["baseline"].values():
-        scores["val_balanced_accuracy"] = 0.1
+        scores["val_auroc"] = 0.1
 
 
 def mislabel(trials: Any) -> None:
