@@ -342,7 +342,7 @@ def test_the_planned_model_takes_the_place_of_the_one_kept_so_far(folder: Path, 
 
     for before in ("alone", "grouped"):
         for accuracy, expected in ((2.0, "planned"), (-1.0, before)):
-            models["planned"].save_scores({**scores, "val_balanced_accuracy": accuracy})
+            models["planned"].save_scores({**scores, "val_auroc": accuracy})
             order = order_for(found, spec, run=run, guard_against=before)
             assert found.decide(order, before) is (expected == "planned")
             assert kept() == expected
