@@ -31,7 +31,10 @@ BLOCKS = (
     "source by target",  # is it good for targets like this one?
     "target",  # were the sources tried on a target better than usual?
 )
-LATENT = 8  # directions of target similarity; from 4 to 12 the replay's results hardly differ
+# Directions of target similarity, and they matter: replayed on the 28 development tasks, mean top-1
+# percentile and weightedtau are .67 and .21 without any, .66 and .21 with 2, .69 and .22 with 4,
+# .70 to .72 and .22 to .23 with 6 to 16. The best of them was taken there, so it flatters.
+LATENT = 8
 
 
 @dataclass(frozen=True)
