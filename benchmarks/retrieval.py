@@ -189,7 +189,7 @@ def measure_queries(contest: Contest, repeats: int) -> dict[str, object]:
     turns = [contest.turn(target) for target in targets]
     times = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}
     result: dict[str, object] = {
-        "contenders": float(np.median([contest.contenders(t) for t in targets])),
+        "contenders": contest.contenders(first),
         **memory,
         "seconds": {name: float(np.median(own)) for name, own in times.items()},
         "ratio": quartiles(times["query"] / times["product"]),
