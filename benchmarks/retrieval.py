@@ -5,12 +5,13 @@
 All measures are of one run, each asks with another target every time, and what is compared takes
 turns. `ratio` is the time of a whole query (contenders, exact distances, ranks) divided by the
 mean of the two products before and after it: numpy's float32 matrix-vector product over the very
-same memory-mapped bytes. `own_mb` is the most that a query allocates; mapped pages are the system's
-file cache, which takes them back. `ratio_bounded` is of a store that keeps nothing mapped, so that
-a query adds `peak_mb_bounded` to the resident memory of the process and no more, against a product
-over bytes that are mapped anew as well. `faiss` is its IndexFlatIP with as many threads, all of it
-in memory. The matrix has 209 kB a task; one is made for each layout and deleted again, unless a
-folder is given.
+same memory-mapped bytes. Names with `cpu` compare the time that the process computed, which others
+on the machine disturb less. `own_mb` is the most that a query allocates; mapped pages are the
+system's file cache, which takes them back. `ratio_bounded` is of a store that keeps nothing mapped,
+so that a query adds `peak_mb_bounded` to the resident memory of the process and no more, against a
+product over bytes that are mapped anew as well. `faiss` is its IndexFlatIP with as many threads,
+all of it in memory. The matrix has 209 kB a task; one is made for each layout and deleted again,
+unless a folder is given.
 """
 
 import argparse
@@ -74,11 +75,11 @@ def make_tasks(number: int, spec: Spec, seed: int = 0) -> Iterator[tuple[str, Fi
         yield name, Fingerprint(name[:12], counts, spec.digest, IMAGES)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
+def seconds(call: Callable[[], object]) -> NDArray[np.float64]:
+    """Return how long a call takes, and how long this process computed for it."""
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return np.array([time.perf_counter() - wall, time.process_time() - cpu])
 
 
 def own_megabytes(call: Callable[[], object]) -> float:
@@ -159,8 +160,8 @@ class Contest:
         """Ask the store that maps block by block."""
         return top_k(self.bounded, target, self.k, self.measure)
 
-    def turn(self, target: Fingerprint) -> dict[str, float]:
-        """Time everything once, in seconds."""
+    def turn(self, target: Fingerprint) -> dict[str, NDArray[np.float64]]:
+        """Time everything once, see `seconds`."""
         before = seconds(lambda: self.matrix @ self.vector)
         query = seconds(lambda: self.query(target))
         after = seconds(lambda: self.matrix @ self.vector)
@@ -187,16 +188,15 @@ def measure_queries(contest: Contest, repeats: int) -> dict[str, object]:
     }
     contest.turn(first)  # maps, and fills faiss
     turns = [contest.turn(target) for target in targets]
-    times = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}
-    result: dict[str, object] = {
-        "contenders": contest.contenders(first),
-        **memory,
-        "seconds": {name: float(np.median(own)) for name, own in times.items()},
-        "ratio": quartiles(times["query"] / times["product"]),
-        "ratio_bounded": quartiles(times["query_bounded"] / times["product_mapped_anew"]),
-    }
-    if "faiss" in times:
-        result["ratio_faiss"] = quartiles(times["faiss"] / times["product"])
+    times = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}  # [repeats, 2]
+    result: dict[str, object] = {"contenders": contest.contenders(first), **memory}
+    result["seconds"] = {name: float(np.median(own[:, 0])) for name, own in times.items()}
+    pairs = {"ratio": ("query", "product"), "ratio_faiss": ("faiss", "product")}
+    pairs["ratio_bounded"] = ("query_bounded", "product_mapped_anew")
+    for name, (of, to) in pairs.items():
+        if of in times:
+            wall, cpu = (times[of] / times[to]).T
+            result |= {name: quartiles(wall), f"{name}_cpu": quartiles(cpu)}
     return result
 
 
@@ -211,7 +211,7 @@ def of_layout(folder: Path, measures: list[str], args: argparse.Namespace) -> di
     spec = make_spec(args.features, args.bins)
     store = create(folder, spec, measures[0])
     new = make_tasks(args.tasks, spec) if store.size < args.tasks else iter(())
-    filling = seconds(lambda: append(store, new))
+    filling = float(seconds(lambda: append(store, new))[0])
     threads = args.threads if args.faiss else None
     results: dict[str, object] = {
         "append_s": filling,
