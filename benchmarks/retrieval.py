@@ -9,7 +9,8 @@ same memory-mapped bytes. Names with `cpu` compare the time that the process com
 on the machine disturb less. `own_mb` is the most that a query allocates; mapped pages are the
 system's file cache, which takes them back. `ratio_bounded` is of a store that keeps nothing mapped,
 so that a query adds `peak_mb_bounded` to the resident memory of the process and no more, against a
-product over bytes that are mapped anew as well. `faiss` is its IndexFlatIP with as many threads,
+product over blocks that are mapped anew as well; `--bounded` measures only this, for a matrix that
+does not fit into memory. `faiss` is its IndexFlatIP with as many threads,
 all of it in memory. The matrix has 209 kB a task; one is made for each layout and deleted again,
 unless a folder is given.
 """
@@ -130,15 +131,25 @@ class Contest:
         What is asked.
     faiss_threads
         None leaves faiss out.
+    kept
+        Whether to ask a store that stays mapped, too.
     """
 
     def __init__(
-        self, store: FingerprintStore, measure: str, k: int, faiss_threads: int | None
+        self,
+        store: FingerprintStore,
+        measure: str,
+        k: int,
+        *,
+        faiss_threads: int | None = None,
+        kept: bool = True,
     ) -> None:
         self.store, self.measure, self.k = store, measure, k
         self.bounded = FingerprintStore(store.folder, mapped=0)
         self.vector = np.random.default_rng(2).random(store.layout.width, dtype=np.float32)
-        self.matrix = self.mapped()
+        self.kept = kept
+        path = store.folder / store.header.matrix
+        self.matrix = np.memmap(path, np.float32, "r", shape=(store.size, store.layout.width))
         self.index: Index = BlockIndex(store)
         self.flat: Index | None = None
         if faiss_threads is not None:
@@ -146,11 +157,6 @@ class Contest:
 
             faiss.omp_set_num_threads(faiss_threads)
             self.flat = make_index(store, "faiss")
-
-    def mapped(self) -> NDArray[np.float32]:
-        """Return the whole matrix, mapped anew."""
-        path = self.store.folder / self.store.header.matrix
-        return np.memmap(path, np.float32, "r", shape=(self.store.size, self.store.layout.width))
 
     def query(self, target: Fingerprint, index: Index | None = None) -> object:
         """Ask the store, which stays mapped."""
@@ -160,14 +166,21 @@ class Contest:
         """Ask the store that maps block by block."""
         return top_k(self.bounded, target, self.k, self.measure)
 
+    def product_bounded(self) -> None:
+        """Multiply block by block."""
+        for _, block in self.bounded.blocks():
+            block @ self.vector
+
     def turn(self, target: Fingerprint) -> dict[str, NDArray[np.float64]]:
         """Time everything once, see `seconds`."""
-        before = seconds(lambda: self.matrix @ self.vector)
-        query = seconds(lambda: self.query(target))
-        after = seconds(lambda: self.matrix @ self.vector)
-        times = {"query": query, "product": (before + after) / 2}
-        times["product_mapped_anew"] = seconds(lambda: self.mapped() @ self.vector)
-        times["query_bounded"] = seconds(lambda: self.query_bounded(target))
+        times = {
+            "product_bounded": seconds(self.product_bounded),
+            "query_bounded": seconds(lambda: self.query_bounded(target)),
+        }
+        if self.kept:
+            before = seconds(lambda: self.matrix @ self.vector)
+            times["query"] = seconds(lambda: self.query(target))
+            times["product"] = (before + seconds(lambda: self.matrix @ self.vector)) / 2
         if self.flat is not None:
             times["faiss"] = seconds(lambda: self.query(target, self.flat))
         return times
@@ -176,7 +189,7 @@ class Contest:
         """Return how many are left for exact distances."""
         asked = question(target, self.store.spec, self.measure)
         alive = np.ones(self.store.size, dtype=bool)
-        return len(self.index.contenders([asked], self.k, alive)[0])
+        return len(BlockIndex(self.bounded).contenders([asked], self.k, alive)[0])
 
 
 def measure_queries(contest: Contest, repeats: int) -> dict[str, object]:
@@ -184,7 +197,7 @@ def measure_queries(contest: Contest, repeats: int) -> dict[str, object]:
     first, *targets = [f for _, f in make_tasks(repeats + 1, contest.store.spec, seed=1)]
     memory = {
         "peak_mb_bounded": peak_megabytes(lambda: contest.query_bounded(first)),
-        "own_mb": own_megabytes(lambda: contest.query(first)),
+        "own_mb": own_megabytes(lambda: contest.query_bounded(first)),
     }
     contest.turn(first)  # maps, and fills faiss
     turns = [contest.turn(target) for target in targets]
@@ -192,9 +205,9 @@ def measure_queries(contest: Contest, repeats: int) -> dict[str, object]:
     result: dict[str, object] = {"contenders": contest.contenders(first), **memory}
     result["seconds"] = {name: float(np.median(own[:, 0])) for name, own in times.items()}
     pairs = {"ratio": ("query", "product"), "ratio_faiss": ("faiss", "product")}
-    pairs["ratio_bounded"] = ("query_bounded", "product_mapped_anew")
+    pairs["ratio_bounded"] = ("query_bounded", "product_bounded")
     for name, (of, to) in pairs.items():
-        if of in times:
+        if of in times and to in times:
             wall, cpu = (times[of] / times[to]).T
             result |= {name: quartiles(wall), f"{name}_cpu": quartiles(cpu)}
     return result
@@ -218,7 +231,10 @@ def of_layout(folder: Path, measures: list[str], args: argparse.Namespace) -> di
         "gigabytes": store.size * store.layout.width * 4 / 1e9,
     }
     for measure in measures:
-        result = measure_queries(Contest(store, measure, args.top, threads), args.repeats)
+        result = measure_queries(
+            Contest(store, measure, args.top, faiss_threads=threads, kept=not args.bounded),
+            args.repeats,
+        )
         if args.check:
             target = next(make_tasks(1, spec, seed=3))[1]
             result["exact"] = is_exact(store, target, measure, args.top)
@@ -239,6 +255,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of BLAS and faiss")
     parser.add_argument("--folder", type=Path, default=None, help="keep the stores here")
     parser.add_argument("--faiss", action="store_true", help="compare (holds all in memory)")
+    parser.add_argument("--bounded", action="store_true", help="keep nothing mapped, ever")
     parser.add_argument("--check", action="store_true", help="compare with all exact distances")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     args = parser.parse_args()
