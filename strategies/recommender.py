@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.standing import Standings
-from strategies.task_pairs import BLOCKS, TaskPairs
+from strategies.task_pairs import TaskPairs
 from strategies.variance_components import Components, fit, learn
 
 __all__ = ["Advice", "Evidence", "Recommender", "prior_components"]
@@ -90,7 +90,7 @@ def prior_components(pairs: TaskPairs) -> Components:
     mean = np.zeros(len(pairs.block))
     if pairs.consensus is not None:
         mean[pairs.consensus] = NEARNESS
-    return Components(pairs.block, mean, np.array(PRIOR_VARIANCE), PRIOR_NOISE)
+    return Components(pairs.block, mean, np.array(PRIOR_VARIANCE)[pairs.kind], PRIOR_NOISE)
 
 
 class Recommender:
@@ -167,12 +167,6 @@ class Recommender:
             np.array([other for other, _ in found], dtype=np.intp),
             np.array([value for _, value in found]),
         )
-
-    @property
-    def variances(self) -> dict[str, float]:
-        """Learnt variance of every block and of the noise: how much each kind counts."""
-        named = dict(zip(BLOCKS, map(float, self._learnt.variance), strict=True))
-        return {**named, "noise": self._learnt.noise}
 
     def _predict(self, target: int, source: Ints, weights: Floats, covariance: Floats) -> Advice:
         who = np.full(len(source), target)

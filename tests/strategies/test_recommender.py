@@ -8,9 +8,9 @@ from hypothesis.extra.numpy import arrays
 from sklearn.linear_model import BayesianRidge, Ridge
 
 from protocol.errors import BadShape
-from strategies.recommender import Recommender
+from strategies.recommender import Recommender, prior_components
 from strategies.standing import Outcomes, Standings, normal_scores, standings
-from strategies.task_pairs import TaskPairs, Tasks, keyword_similarity, latent, nearness
+from strategies.task_pairs import BLOCKS, TaskPairs, Tasks, keyword_similarity, latent, nearness
 from strategies.variance_components import Components, fit, learn
 
 RNG = np.random.default_rng(0)
@@ -120,6 +120,20 @@ def test_outcomes_overrule_distances_that_mislead():
     pool.learn()
     best = [s for s in np.argsort(-worth) if s != 0]
     assert pool.advise(0).ranked()[0] == best[0]
+
+
+def test_a_distance_that_tells_counts_more_than_those_that_do_not():
+    rng = np.random.default_rng(0)
+    distances = rng.random((5, 16, 16))
+    t, s = np.nonzero(~np.eye(16, dtype=bool))
+    pairs = TaskPairs(Tasks(16, distances=distances), 1)
+    rows = pairs.rows(t, s, np.zeros(len(t), dtype=np.intp))
+    value = rng.standard_normal(len(t)) / 2 - 3 * (distances[2, s, t] - 0.5)
+    prior = prior_components(pairs)
+    got = learn(rows.T @ rows, rows.T @ value, float(value @ value), len(t), prior, prior)
+    own = got.variance[pairs.kind == BLOCKS.index("distances")]
+    assert len(own) == 5 + 1  # and their mean
+    assert own[2] > 4 * np.delete(own, 2).max()
 
 
 def test_more_outcomes_leave_less_doubt():
