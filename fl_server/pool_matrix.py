@@ -15,6 +15,11 @@ BLOCK_BYTES = 64 * 2**20
 _AHEAD = 2**20  # bytes that the system is asked to read at a time: it may do no more of a request
 
 
+def half_of_memory() -> int:
+    """Return half of the machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
 class MappedMatrix:
     """The rows that are published; what lies behind them in the file is nobody's business.
 
@@ -29,14 +34,15 @@ class MappedMatrix:
     width : int
         Values of a row.
     mapped : int or None
-        Bytes that may stay mapped; a larger matrix is mapped and unmapped block by block. None:
-        any number.
+        Bytes that may stay mapped; a larger matrix is mapped and unmapped block by block, because
+        one that does not fit into memory is read from the disk anew, page by page, at every query.
+        None: half of the machine's memory.
     """
 
     def __init__(self, path: os.PathLike[str] | str, width: int, mapped: int | None = None) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
         self.width, self.row_bytes = width, 4 * width
-        self._limit = mapped
+        self._limit = half_of_memory() if mapped is None else mapped
         self._whole: NDArray[np.float32] | None = None
 
     def close(self) -> None:
@@ -69,7 +75,7 @@ class MappedMatrix:
             Index of the first row, and read-only rows ``[k, width]``.
         """
         step = max(1, limit // self.row_bytes)
-        keep = self._limit is None or rows * self.row_bytes <= self._limit
+        keep = rows * self.row_bytes <= self._limit
         if keep and rows and (self._whole is None or len(self._whole) < rows):
             self._whole = self._map(0, rows)
         for start in range(first, rows, step):
