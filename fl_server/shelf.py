@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,6 +133,18 @@ def shelved(pool: Pool) -> list[Shelved]:
     return [_shelved(path) for path in _files(pool)]
 
 
+@contextmanager
+def all_or_nothing(pool: Pool) -> Iterator[None]:
+    """Take new weights off the shelf again if what they came with fails; nobody else may write."""
+    before = {*_files(pool)}
+    try:
+        yield
+    except BaseException:
+        for path in {*_files(pool)} - before:
+            path.unlink(missing_ok=True)
+        raise
+
+
 def clear_withdrawn(pool: Pool) -> None:
     """Remove the weights that were trained on tasks which were withdrawn from the pool.
 
@@ -169,6 +183,8 @@ def _shelved(path: Path) -> Shelved:
 
 
 def _about(path: Path) -> About:
+    if path.is_symlink():  # what it leads to would be overwritten with it
+        raise DataError(f"{path} is a link, and no weights: delete it")
     try:
         with safe_open(path, framework="numpy") as file:
             said: dict[str, Any] = file.metadata() or {}
