@@ -13,6 +13,7 @@ from fl_client.node import current_site, site_coordinators
 from fl_client.plan_acceptance import accept_plan
 from fl_client.plans import require_planned
 from fl_client.plugin import add_fingerprinting, answering, answering_round, outside, site_gate
+from fl_client.trial_limit import trial_digest
 from protocol.errors import MalformedMessage
 from protocol.orders import Order, order_from_config
 from protocol.plan_records import from_recipes_request, from_shown_plan, to_accepted, to_recipes
@@ -21,7 +22,7 @@ from protocol.sharing import Arrays
 
 app = add_fingerprinting(ClientApp(), keep_features=True)
 
-_learners: dict[tuple[str, ...], tuple[str, Any]] = {}
+_learners: dict[tuple[str, str], tuple[tuple[object, ...], Any]] = {}
 """Of each site the learner of the run's own knowledge, and the last one of another."""
 
 
@@ -31,17 +32,18 @@ def _learner(context: Context, order: Order, *, trial: bool = False) -> Any:
     site, device, own = gate.site, gate.device, order.knowledge.is_default
     # the order came from outside: the gate stands before weights and images alike
     planned = trial or bool(order.plan) or not own
-    with gate.admitting(order.spec, order.run, order.arm, planned=planned):
+    tried = trial_digest(order) if trial else ""
+    with gate.admitting(order.spec, order.run, order.arm, planned=planned, trial=tried):
         if not trial:
             require_planned(site, order)
-    names = (str(site.folder), order.spec.digest, order.recipe, str(device), str(order.seed))
-    key, digest = (*names, "own" if own else "other"), order.knowledge.digest
-    if key not in _learners or _learners[key][0] != digest:
+    key = str(site.folder), "own" if own else "other"
+    what = (order.spec.digest, order.recipe, device, order.seed, order.knowledge.digest)
+    if key not in _learners or _learners[key][0] != what:
         from fl_client.learner import Learner
 
         _learners.pop(key, None)  # a site trains with one knowledge after the other
         learner = Learner(site, order.spec, order.recipe, device, order.seed, order.knowledge)
-        _learners[key] = digest, learner
+        _learners[key] = what, learner
     return _learners[key][1]
 
 

@@ -23,6 +23,7 @@ from fl_client.release import describe, make_binding, sign_release
 from fl_client.releases import RENEWAL, Kept, Releases
 from fl_client.requests import Requests
 from fl_client.site import Site
+from fl_client.trial_limit import require_trial_left
 from fl_client.turns import turn
 from protocol.errors import PolicyError
 from protocol.keys import Signer
@@ -96,7 +97,9 @@ class Gate:
             pass
 
     @contextmanager
-    def admitting(self, spec: Spec, run: str, arm: str, *, planned: bool = False) -> Iterator[None]:
+    def admitting(
+        self, spec: Spec, run: str, arm: str, *, planned: bool = False, trial: str = ""
+    ) -> Iterator[None]:
         """Let a training order pass, or refuse it; asked at every order, recorded once an arm.
 
         What is refused within is recorded, too.
@@ -107,11 +110,14 @@ class Gate:
             Of the order.
         planned : bool
             Whether it is a trial, or trains as a plan says.
+        trial : str
+            Digest of a trial's order; empty for what is none.
 
         Raises
         ------
         PolicyError
-            As in `answer`, or with reason ``training-not-allowed`` or ``plans-not-allowed``.
+            As in `answer`, with reason ``training-not-allowed`` or ``plans-not-allowed``, or as
+            in `fl_client.trial_limit.require_trial_left`.
         """
         with self.recorder.refusals(spec, run, arm):
             private = self.policy.release == "private"
@@ -119,13 +125,15 @@ class Gate:
             self._require_training()
             if planned:
                 self.require_plans()
+            if trial:
+                require_trial_left(self.site, run, trial)
             self._require_not_denied(spec)
             if self.policy.waits(spec):
                 kept = self._kept(spec)
                 if kept is None or not kept.holds(utc_now()):
                     self._wait(spec, run)
             yield
-        self.recorder.training(spec, run, arm)
+        self.recorder.training(spec, run, arm, trial)
 
     def require_plans(self) -> None:
         """Raise unless the site takes part in trials and plans.

@@ -60,7 +60,7 @@ class Entry(BaseModel):
     bytes : int
         Size of the safetensors file that left; 0 when none did.
     sha256 : str
-        Digest of the file that left or was approved, or of the plan.
+        Digest of the file that left or was approved, of the plan, or of a trial's order.
     images : int
         Number of images behind it: counted, where noise was added.
     patients : int or None

@@ -53,7 +53,7 @@ def accept_plan(gate: Gate, shown: ShownPlan, coordinators: Collection[str]) -> 
     try:
         found = _checked(gate, shown, coordinators, left)
         if plans.find(found.sha256) is None:
-            plans.require_room()
+            plans.require_room(_accepted(gate.site, shown.run))
             gate.recorder.plan(left[-1], found.sha256)
             plans.keep(shown.plan)
     except FedprintError as error:
@@ -79,6 +79,11 @@ def _checked(
 def _departures(site: Site, run: str) -> list[Entry]:
     """Return the site's records of the releases that left it for a run."""
     return [entry for entry in History(site.state).read(run) if entry.decision in DEPARTURES]
+
+
+def _accepted(site: Site, run: str) -> int:
+    """Return how many plans of a run the site accepted."""
+    return sum(entry.decision == "plan" for entry in History(site.state).read(run))
 
 
 def _require_known(site: Site, run: str, key: str, coordinators: Collection[str]) -> None:

@@ -26,6 +26,9 @@ NOT_ACCEPTED = "plan-not-accepted"
 MOST = 1000
 """Most plans that are kept: a site has few a run, and more would fill the disk."""
 
+MOST_OF_RUN = 20
+"""Most plans of one run: its group has one, and another where groups were made anew."""
+
 _ENDING = ".dsse.json"
 _KEPT = re.compile(r"[0-9a-f]{64}" + re.escape(_ENDING))
 
@@ -73,14 +76,19 @@ class Plans:
         path = self.folder / f"{sha256}{_ENDING}"
         return self._read(path) if _KEPT.fullmatch(path.name) and path.is_file() else None
 
-    def require_room(self) -> None:
-        """Raise if no more plans can be kept.
+    def require_room(self, of_run: int = 0) -> None:
+        """Raise if no more plans can be kept, or the run has had `of_run` accepted, too many.
 
         Raises
         ------
         PolicyError
             With reason ``too-many-plans``.
         """
+        if of_run >= MOST_OF_RUN:
+            raise PolicyError(
+                f"the site accepted {of_run} plans of this run, and accepts no more",
+                "too-many-plans",
+            )
         if len(list(self.folder.glob("*"))) >= MOST:
             raise PolicyError(
                 f"the site keeps {MOST} plans already: move old ones out of {self.folder.name} in "

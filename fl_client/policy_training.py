@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from fl_client.data_digest import known_digest
 from fl_client.device import choose_device
+from fl_client.feature_files import keep_features, used
 from fl_client.features import cached_features
 from fl_client.policy_files import policy_digest
 from fl_client.policy_space import AugmentationPolicy
@@ -21,7 +22,7 @@ from fl_client.policy_views import PolicyViews
 from fl_client.site import Site
 from fl_client.splits import split_site
 from fl_client.training import TrainData, feature_data
-from protocol.files import atomic_write, sha256_hex
+from protocol.files import sha256_hex
 from protocol.spec import Spec
 
 VIEWS = 4
@@ -178,11 +179,12 @@ def _views(
     try:
         kept = safetensors.numpy.load_file(path)["views"]
         if kept.shape == (len(rows), spec.features):
+            used(path)
             return kept
     except (OSError, SafetensorError, KeyError):
         pass  # absent or damaged: computed anew
     images = len(rows) // views
     pairs = [(int(row), place // images) for place, row in enumerate(rows)]
     made = PolicyViews(site, spec, device, seed).features(policy, pairs)
-    atomic_write(path, safetensors.numpy.save({"views": made}), mode=0o600)
+    keep_features(path, safetensors.numpy.save({"views": made}))
     return made

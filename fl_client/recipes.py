@@ -11,21 +11,23 @@ import functools
 import logging
 from collections.abc import Callable
 
+import timm
+
+from fl_client.backbone import WEIGHTS_FOLDER
 from fl_client.candidates import Candidate, prepare, weights_source
-from protocol.errors import ConfigError, DigestMismatch, FedprintError
-from protocol.plan_records import Recipes, RecipesRequest
+from protocol.errors import ConfigError, DigestMismatch, FedprintError, WeightsError
+from protocol.plan_records import OWN, Recipes, RecipesRequest
 from protocol.presets import PRESETS
 from protocol.spec import Spec
 
-OWN = "site"
-"""Source of the weights in a recipe that travels: each site has its own."""
-
-MOST_PIXELS = 1024
-"""Largest crop: a larger one takes more memory than any of these networks is worth."""
+MOST_PIXELS = 512
+"""Largest crop: images are kept in memory, and ten thousand of this size are 8 GB."""
 
 log = logging.getLogger("fedprint")
 
 _SOURCES = {name: where for preset in PRESETS.values() for name, where in preset.sources.items()}
+_OF_PRESETS = {name for preset in PRESETS.values() for name in preset.candidates}
+"""What a site downloads if others want it; of any other network it has the weights or has not."""
 
 
 def site_recipes(asked: RecipesRequest, say: Callable[[Exception], str] = str) -> Recipes:
@@ -82,13 +84,19 @@ def own_candidate(name: str, size: int) -> Candidate:
     Raises
     ------
     ConfigError, WeightsError
-        As in `fl_client.candidates.prepare`.
+        As in `fl_client.candidates.prepare`, or if it would have to download what no preset names.
     """
     if "/" in name:  # it is looked up as a file in the site's folder of weights
         raise ConfigError(f"unknown backbone {name!r}: take a timm model")
     if size > MOST_PIXELS:
         raise ConfigError(f"a crop of {size} pixels is too large: at most {MOST_PIXELS}")
-    return _prepared(name, weights_source(name, _SOURCES), size)
+    source = weights_source(name, _SOURCES)
+    if source == "timm" and name not in _OF_PRESETS and timm.is_model(name.split(".", 1)[0]):
+        raise WeightsError(
+            f"nothing is downloaded for {name}, which is in no preset: put {name}.safetensors into "
+            f"a folder and name that in {WEIGHTS_FOLDER}"
+        )
+    return _prepared(name, source, size)
 
 
 @functools.lru_cache(maxsize=64)

@@ -43,9 +43,13 @@ class Recorder:
             )
         )
 
-    def training(self, spec: Spec, run: str, arm: str) -> None:
-        """Record that the site takes part in an arm's training, once."""
-        self._add(make_entry(self.site, spec, self.policy, "training", run=run, arm=arm))
+    def training(self, spec: Spec, run: str, arm: str, trial: str = "") -> None:
+        """Record that the site takes part in an arm's training, or tries what `trial` is, once."""
+        made = make_entry(self.site, spec, self.policy, "training", run=run, arm=arm)
+        if not trial:
+            self._add(made)
+        elif self.keeps and not any(History(self.site.state).read(run, trial)):
+            History(self.site.state).add(made.model_copy(update={"sha256": trial}))
 
     def plan(self, released: Entry, sha256: str) -> None:
         """Record that the site accepted a plan for what it released in a run."""

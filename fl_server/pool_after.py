@@ -11,6 +11,7 @@ from fl_server.pool.add import add_run
 from fl_server.pool.texts import counted, shown_name
 from fl_server.server_file import read_server_file
 from fl_server.settings import RunSettings
+from fl_server.shelf import shelved
 from protocol.errors import FedprintError
 from protocol.keys import Signer, is_uri, signer_pem
 
@@ -22,11 +23,12 @@ def check_pool(settings: RunSettings) -> None:
 
     Raises
     ------
-    ConfigError, PoolBusy
-        When it cannot be used.
+    ConfigError, PoolBusy, DataError
+        When it cannot be used, or weights beside it are damaged.
     """
     if settings.pool:
-        open_pool(settings.pool, create=True).close()
+        with open_pool(settings.pool, create=True) as pool:
+            shelved(pool)
 
 
 def add_to_pool(settings: RunSettings, out: Path, signer: Signer) -> None:

@@ -106,7 +106,7 @@ class RunSettings(BaseModel):
     scenarios: tuple[Stage, ...] = SCENARIOS
     shots: int = Field(2, ge=1, le=20)
     preset: str = "offline"
-    crop: int = Field(0, ge=0, le=4096)
+    crop: int = Field(0, ge=0, le=512)
     rounds: int = Field(10, ge=1, le=10_000)
     local_epochs: int = Field(4, ge=1, le=1_000)
     batch_size: int = Field(16, ge=1, le=4096)

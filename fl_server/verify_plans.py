@@ -17,10 +17,11 @@ from fl_server.trials import settings_of
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from fl_server.verify_same import differences
 from protocol.errors import FedprintError, one_line
-from protocol.experiment import Experiment
+from protocol.experiment import KINDS, Architecture, Experiment, Policy, Weights
 from protocol.files import sha256_hex
 from protocol.plan import Knowledge, Plan
 from protocol.runfiles import GroupsFile, MetricsFile
+from protocol.spec import Spec
 from protocol.trials import PlansFile, Scores, Trial, TrialsFile
 
 
@@ -108,6 +109,7 @@ def _check_choices(evidence: Evidence, plan: Plan, trials: Sequence[Trial]) -> I
         wanted = settings_of(evidence.settings, knowledge, evidence.spec)
         if trial.hyperparameters != wanted:
             yield Finding("trials.json", f"{where}: was not made with the settings of the run")
+        yield from _check_tried(trial, knowledge, evidence.spec, where)
         choice, taken = choose(trial.scenario, trial.baseline, trial.tried, trial.untried)
         for line in differences(trial.choice, choice):
             yield Finding("trials.json", f"{where}: {line}")
@@ -119,6 +121,30 @@ def _check_choices(evidence: Evidence, plan: Plan, trials: Sequence[Trial]) -> I
         yield Finding("plans.json", f"the plan of {plan.group} is not what its trials chose")
     if plan.choices != [trial.choice for trial in trials]:
         yield Finding("plans.json", f"{plan.group} has other choices than its trials")
+
+
+def _check_tried(trial: Trial, before: Knowledge, spec: Spec, where: str) -> Iterator[Finding]:
+    """Check that each shot was tried as what it is said to be, and nothing else along with it."""
+    for tried in trial.tried:
+        now, detail = tried.knowledge, tried.detail
+        if isinstance(detail, Architecture):
+            part, said = "architecture", now.architecture and now.architecture.backbone
+            fits = said == detail.name
+        elif isinstance(detail, Policy):
+            part, fits = "augmentation", now.augmentation == detail
+        else:
+            network = (before.architecture or spec).backbone
+            part, start = "start", now.start
+            fits = (
+                isinstance(detail, Weights)
+                and start is not None
+                and ((start.sha256, start.architecture) == (detail.sha256, network))
+            )
+        rest = before.model_copy(update={part: getattr(now, part)})
+        if KINDS[trial.scenario] != detail.kind or not fits or now != rest:
+            yield Finding("trials.json", f"{where}: {tried.label} is not what was trained with")
+        if any(plain(scores) != scores for scores in tried.scores.values()):
+            yield Finding("trials.json", f"{where}: {tried.label} has scores that cannot be")
 
 
 def _alone(evidence: Evidence, plan: Plan) -> dict[str, Scores]:

@@ -9,14 +9,19 @@ from typing import NamedTuple
 from flwr.app import RecordDict
 from pydantic import TypeAdapter, ValidationError
 
-from protocol.envelope import LIMIT as ENVELOPE_LIMIT
 from protocol.errors import MalformedMessage, TooLarge, one_line
 from protocol.experiment import Name
 from protocol.names import printable
 from protocol.records import get, record
-from protocol.spec import Spec
+from protocol.spec import Spec, Weights
 
 MOST_RECIPES = 100
+RECIPE_LIMIT = 4096  # bytes of one; they have some 400
+RECIPES_LIMIT = RECIPE_LIMIT * MOST_RECIPES
+PLAN_LIMIT = 2 * 1024 * 1024  # bytes; a site keeps what it accepts
+MOST_FEATURES = 65_536
+OWN = "site"
+"""Source of the weights in a recipe that travels: each site has its own."""
 _NAMES = TypeAdapter(list[Name])
 _RECIPES = TypeAdapter(dict[Name, Spec])
 _MISSING = TypeAdapter(dict[Name, str])
@@ -93,12 +98,14 @@ def from_recipes(content: RecordDict) -> Recipes:
         When it is none.
     """
     try:
-        recipes = _RECIPES.validate_json(get(content, "recipes", str))
-        missing = _MISSING.validate_json(get(content, "missing", str), strict=True)
+        recipes = _RECIPES.validate_json(_text(content, "recipes"))
+        missing = _MISSING.validate_json(_text(content, "missing"), strict=True)
     except ValidationError as error:
         raise MalformedMessage(f"the recipes are malformed: {one_line(error)}") from None
     if len(recipes) + len(missing) > MOST_RECIPES:
         raise TooLarge(f"{len(recipes) + len(missing)} recipes, the limit is {MOST_RECIPES}")
+    for name, recipe in recipes.items():
+        _require_bare(name, recipe)
     return Recipes(recipes, {n: printable(why, _TEXT_LIMIT) for n, why in missing.items()})
 
 
@@ -118,8 +125,8 @@ def from_shown_plan(content: RecordDict) -> ShownPlan:
     shown = ShownPlan(
         *(get(content, "run", str), get(content, "coordinator", str), get(content, "plan", bytes))
     )
-    if max(len(shown.plan), len(shown.coordinator)) > ENVELOPE_LIMIT:
-        raise TooLarge(f"the plan has {len(shown.plan)} bytes, the limit is {ENVELOPE_LIMIT}")
+    if (size := max(len(shown.plan), len(shown.coordinator))) > PLAN_LIMIT:
+        raise TooLarge(f"the plan has {size} bytes, the limit is {PLAN_LIMIT}")
     return shown
 
 
@@ -137,3 +144,35 @@ def from_accepted(content: RecordDict) -> str:
         When the answer is none.
     """
     return get(content, "accepted", str)
+
+
+def _text(content: RecordDict, name: str) -> str:
+    text = get(content, name, str)
+    if len(text) > RECIPES_LIMIT:
+        raise TooLarge(f"{name!r} has {len(text)} characters, the limit is {RECIPES_LIMIT}")
+    return text
+
+
+def _require_bare(name: str, recipe: Spec) -> None:
+    """Raise unless a recipe says what one has to, and nothing else: plans and orders repeat it."""
+    weights = recipe.weights
+    bare = Spec(
+        name="candidate",
+        backbone=name,
+        weights=Weights(source=OWN, sha256=weights.sha256),
+        preprocess=recipe.preprocess,
+        features=recipe.features,
+        bins=2,
+    )
+    if recipe != bare or weights.sha256 is None:
+        odd = [
+            part
+            for part in type(recipe).model_fields
+            if getattr(recipe, part) != getattr(bare, part)
+        ]
+        raise MalformedMessage(
+            f"the recipe of {name} is none: its {(odd or ['weights'])[0]} is amiss"
+        )
+    size = len(recipe.model_dump_json())
+    if size > RECIPE_LIMIT or recipe.features > MOST_FEATURES:
+        raise TooLarge(f"the recipe of {name} has {size} bytes and {recipe.features} features")

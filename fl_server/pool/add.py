@@ -18,6 +18,7 @@ from fl_server.pool.runs import read_run
 from fl_server.pool.session import Pool
 from fl_server.pool.store import Tally, put_all, put_task
 from fl_server.pool_vectors import follow
+from fl_server.shelf import all_or_nothing
 from fl_server.verify_evidence import Broken, read_plain
 from protocol.errors import ConfigError, one_line
 from protocol.experiment import Experiment, sign_experiment
@@ -59,7 +60,7 @@ def add_run(pool: Pool, run: Path, signer: Signer, coordinator: str | None = Non
     if coordinator is None:
         tally.notes.append(OWN_KEY)
     signed = [_signed(experiment, signer, found.coordinator) for experiment in found.experiments]
-    with pool.writing() as session:
+    with pool.writing() as session, all_or_nothing(pool):
         put_all(session, found.tasks, signed, tally)
         for weights in found.weights:
             put_weights(pool, session, weights, tally)

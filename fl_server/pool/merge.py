@@ -22,7 +22,7 @@ from fl_server.pool.store import Tally, put_experiment, put_task, take_out
 from fl_server.pool.telling import told
 from fl_server.pool.withdraw import scrub
 from fl_server.pool_vectors import follow
-from fl_server.shelf import shelved
+from fl_server.shelf import all_or_nothing, shelved
 from protocol.errors import ConfigError, Expired
 
 
@@ -48,7 +48,7 @@ def merge_pool(pool: Pool, other: Pool) -> Tally:
     if pool.engine.url == other.engine.url:
         raise ConfigError(f"{pool.where} cannot be merged with itself: name two pools")
     tally = Tally()
-    with other.reading() as source, pool.writing() as session:
+    with other.reading() as source, pool.writing() as session, all_or_nothing(pool):
         for task in source.scalars(select(WithdrawalRow.task_id).order_by(WithdrawalRow.task_id)):
             take_out(session, task, tally)
         total = source.scalar(select(func.count()).select_from(ProvenanceRow)) or 0

@@ -35,6 +35,8 @@ def withdraw(pool: Pool, task: str) -> Tally:
     PoolBusy
         When somebody still reads the old state: it is withdrawn, but its bytes are not yet
         overwritten, until this is called again.
+    DataError
+        When weights beside the pool are damaged, see `scrub`.
     """
     tally = Tally()
     with pool.writing() as opened:
@@ -54,8 +56,16 @@ def scrub(pool: Pool) -> None:
     ------
     PoolBusy
         When somebody still reads the old state.
+    DataError
+        When weights beside the pool do not say whose they are; all else is overwritten by then.
     """
-    clear_withdrawn(pool)
+    try:
+        clear_withdrawn(pool)
+    finally:
+        _rewrite(pool)
+
+
+def _rewrite(pool: Pool) -> None:
     with autocommit(pool) as connection:
         if connection.dialect.name != "sqlite":
             for table in Base.metadata.sorted_tables:

@@ -138,9 +138,26 @@ def test_recipes_are_answered_or_why_not(weights: Path) -> None:
     )
     assert found.missing["hf-hub:evil/net"].startswith("unknown backbone")
     huge = site_recipes(RecipesRequest("run-1", [OTHER], 4000))
-    assert huge.missing == {OTHER: "a crop of 4000 pixels is too large: at most 1024"}
+    assert huge.missing == {OTHER: "a crop of 4000 pixels is too large: at most 512"}
     quiet = site_recipes(RecipesRequest("run-1", ["resnet999"], 0), lambda _error: "no")
     assert quiet.missing == {"resnet999": "no"}
+
+
+def test_nobody_makes_a_site_download_what_no_preset_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fl_client import candidates
+
+    asked = []
+    monkeypatch.setattr(candidates, "create_model", lambda name, _: asked.append(name))
+    names = ["eva_giant_patch14_224.clip_ft_in1k", "resnet18.hf-hub:evil", "vit_large_patch16_224"]
+    found = site_recipes(RecipesRequest("run-1", names, SIZE))
+    assert found.missing == {
+        name: f"nothing is downloaded for {name}, which is in no preset: put {name}.safetensors "
+        "into a folder and name that in FEDPRINT_WEIGHTS"
+        for name in names
+    }
+    assert asked == []
 
 
 def test_other_weights_of_one_architecture_are_another_recipe(
@@ -156,7 +173,7 @@ def test_other_weights_of_one_architecture_are_another_recipe(
             learner(folder, spec, "adapter", Knowledge(architecture=other))
         monkeypatch.setenv("FEDPRINT_WEIGHTS", str(tmp_path / "nowhere"))
         monkeypatch.setattr("timm.create_model", _no_hub)
-        with pytest.raises(WeightsError, match=r"^candidate test_resnet: timm has no weights in"):
+        with pytest.raises(WeightsError, match=r"^nothing is downloaded for test_resnet, which"):
             learner(folder, spec, "adapter", Knowledge(architecture=other))
     finally:
         recipes._prepared.cache_clear()

@@ -338,6 +338,7 @@ def test_an_order_must_say_what_its_plan_says(folder: Path, spec: Spec) -> None:
 
 
 def test_a_trial_follows_no_plan_and_chooses_nothing(folder: Path, spec: Spec) -> None:
+    Coordinator(folder, spec)
     for changes in ({"plan": "a" * 64}, {"guard_against": "alone"}):
         answer = refusal(ask(folder, "train.trial", config_for(spec, **changes)))
         assert answer == (
@@ -357,13 +358,17 @@ def test_a_trial_follows_no_plan_and_chooses_nothing(folder: Path, spec: Spec) -
 
 
 def test_a_site_keeps_two_learners_however_many_it_tries(folder: Path, spec: Spec) -> None:
+    Coordinator(folder, spec)
     bare = {"transform": {"__class_fullname__": "Compose", "p": 1, "transforms": []}}
     ask(folder, "train.alone", config_for(spec))
     for knowledge in (AUGMENTED, Knowledge(augmentation=Policy(pipeline=bare)), AUGMENTED):
         ask(folder, "train.trial", config_for(spec, knowledge=knowledge))
     assert len(client_app._learners) == 2
-    digests = {digest for digest, _ in client_app._learners.values()}
+    digests = {what[-1] for what, _ in client_app._learners.values()}
     assert digests == {Knowledge().digest, AUGMENTED.digest}
+    for seed in (1, 2):
+        ask(folder, "train.trial", config_for(spec, seed=seed))
+    assert len(client_app._learners) == 2
 
 
 def test_a_full_shelf_of_plans(folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,30 @@ def mislabel(trials: Any) -> None:
     trials["trials"][0]["hyperparameters"]["rounds"] = 100
 
 
+def swap_network(trials: Any) -> None:
+    """Say of one network what another came to."""
+    trials["trials"][0]["tried"][0]["detail"]["name"] = "net-z"
+
+
+def slip_in(trials: Any) -> None:
+    """Have trained a network with an augmentation that nobody speaks of."""
+    policy = {"kind": "policy", "pipeline": {"transform": "none"}}
+    trials["trials"][0]["tried"][0]["knowledge"]["augmentation"] = policy
+
+
+def swap_policy(trials: Any) -> None:
+    trials["trials"][1]["tried"][0]["detail"]["pipeline"] = {"transform": "none"}
+
+
+def swap_weights(trials: Any) -> None:
+    trials["trials"][2]["tried"][0]["detail"]["sha256"] = "0" * 64
+
+
+def boast(trials: Any) -> None:
+    for scores in trials["trials"][0]["tried"][0]["scores"].values():
+        scores["test_balanced_accuracy"] = 7.0
+
+
 def forget(trials: Any) -> None:
     del trials["trials"][0]
 
@@ -119,6 +143,11 @@ def forget(trials: Any) -> None:
         (outdo, "architecture of group-1: error is"),
         (flatter, "architecture of group-1: the baseline is not what was chosen before it"),
         (mislabel, "architecture of group-1: was not made with the settings of the run"),
+        (swap_network, "architecture of group-1: net-c is not what was trained with"),
+        (slip_in, "architecture of group-1: net-c is not what was trained with"),
+        (swap_policy, "augmentation of group-1: turn is not what was trained with"),
+        (swap_weights, "pretraining of group-1: weights is not what was trained with"),
+        (boast, "architecture of group-1: net-c has scores that cannot be"),
         (forget, "group-1 did not try each scenario once, in order"),
     ],
 )

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from sqlalchemy import select
 
 from fl_server.pool import Pool, open_pool
 from fl_server.pool.add import add_run
 from fl_server.pool.export import export_pool
 from fl_server.pool.importing import import_pool
 from fl_server.pool.merge import merge_pool
-from fl_server.pool.run_weights import Trained, trained_weights
+from fl_server.pool.models import PayloadRow
+from fl_server.pool.run_weights import Trained, put_weights, trained_weights
+from fl_server.pool.runs import NotVerified
 from fl_server.pool.withdraw import withdraw
 from fl_server.shelf import About, folder_of, put, shelved
 from fl_server.verify_evidence import Broken, Evidence
@@ -233,3 +237,108 @@ def test_the_shelf_lies_beside_the_file_or_in_the_data_folder(where: str, tmp_pa
         assert folder.suffix == ".weights"
     else:
         assert str(folder) == f"{where}.weights"
+
+
+def test_weights_that_came_of_more_tasks_go_with_any_of_them(tmp_path: Path) -> None:
+    with filled(str(tmp_path / "pool.db")) as pool:
+        assert put(pool, body(1), about(0))
+        assert not put(pool, body(1), about(1))
+        (found,) = shelved(pool)
+        assert found.about.sources == sorted([task_id(0), task_id(1)])
+        withdraw(pool, task_id(1))
+        assert shelf(pool) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", safetensors.numpy.save(body(3))])
+def test_a_file_that_says_not_whose_it_is_keeps_no_withdrawn_task(
+    tmp_path: Path, content: bytes
+) -> None:
+    """Who can write there could else keep what others withdraw: every name comes before it."""
+    where = tmp_path / "pool.db"
+    with filled(str(where)) as pool:
+        with pool.reading() as session:
+            secret = session.scalars(
+                select(PayloadRow.content).where(PayloadRow.task_id == task_id(1))
+            ).one()[-64:]
+        assert secret in where.read_bytes() + Path(f"{where}-wal").read_bytes()
+        put(pool, body(1), about(1))
+        put(pool, body(2), about(2))
+        planted = folder_of(pool) / f"{'0' * 64}.safetensors"
+        planted.write_bytes(content)
+        with pytest.raises(DataError, match=r"0{64}\.safetensors .*: delete it$"):
+            withdraw(pool, task_id(1))
+        planted.unlink()
+        assert shelf(pool) == [weights_sha256(body(2))]
+    assert secret not in where.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"body.weight": np.full((2, 3), np.nan, np.float32)}, "is no network's body"),
+        ({"body.weight": np.ones((2, 3), np.float64)}, "is no network's body"),
+        ({"head.weight": np.ones((2, 3), np.float32)}, "is no network's body"),
+        ({}, "is no network's body"),
+    ],
+)
+def test_what_lies_there_is_a_body(tmp_path: Path, arrays: Arrays, said: str) -> None:
+    with filled(str(tmp_path / "pool.db")) as pool:
+        put(pool, arrays, about(0))
+        (found,) = shelved(pool)
+        with pytest.raises(DataError, match=said):
+            found.load()
+
+
+def test_a_file_by_another_name_is_none(tmp_path: Path) -> None:
+    with filled(str(tmp_path / "pool.db")) as pool:
+        put(pool, body(1), about(0))
+        (found,) = shelved(pool)
+        found.path.rename(found.path.with_name("best.safetensors"))
+        with pytest.raises(DataError, match=r"is not called by the digest of weights: delete it$"):
+            shelved(pool)
+
+
+def test_a_run_that_cannot_be_added_whole_leaves_no_weights(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with open_pool(tmp_path / "pool.db", create=True) as pool:
+        monkeypatch.setattr("fl_server.pool.add.put_weights", _then(put_weights, full))
+        with pytest.raises(OSError, match="No space left"):
+            add_run(pool, run, COORDINATOR)
+        assert shelf(pool) == []
+        monkeypatch.undo()
+        assert not list(folder_of(pool).glob("*"))
+
+
+def _then(first: Any, second: Any) -> Any:
+    def both(*given: Any) -> None:
+        first(*given)
+        second(*given)
+
+    return both
+
+
+@pytest.mark.parametrize("name", ["models/grouped-1.safetensors", "metrics.json", "groups.json"])
+def test_a_run_that_was_changed_brings_nothing(run: Path, tmp_path: Path, name: str) -> None:
+    changed = shutil.copytree(run, tmp_path / "run")
+    content = (changed / name).read_bytes()
+    (changed / name).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    with open_pool(tmp_path / "pool.db", create=True) as pool:
+        with pytest.raises(NotVerified, match="nothing was added"):
+            add_run(pool, changed, COORDINATOR)
+        assert shelf(pool) == []
+
+
+def test_nothing_is_overwritten_through_a_link(tmp_path: Path) -> None:
+    with filled(str(tmp_path / "pool.db")) as pool:
+        put(pool, body(1), about(1))
+        (found,) = shelved(pool)
+        precious = found.path.rename(tmp_path / "precious")
+        before = precious.read_bytes()
+        found.path.symlink_to(precious)
+        with pytest.raises(DataError, match=r"is a link, and no weights: delete it$"):
+            withdraw(pool, task_id(1))
+        assert precious.read_bytes() == before
