@@ -45,7 +45,7 @@ Restart=on-failure
 RestartSec=5
 TimeoutStopSec=30
 
-# Only the coordinator's folder may be written; runs elsewhere need another ReadWritePaths.
+# Only the coordinator's folder may be written; runs and pools elsewhere need more ReadWritePaths.
 # Devices stay visible: a signing key may live in a hardware module.
 ReadWritePaths={writable}
 ProtectSystem=strict
