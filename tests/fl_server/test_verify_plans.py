@@ -112,6 +112,11 @@ def forget(trials: Any) -> None:
     del trials["trials"][0]
 
 
+def silence(trials: Any) -> None:
+    """Say of a site that tried everything that it takes part in no plans."""
+    trials["trials"][0]["apart"] = {"site-0-1": "its policy"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -119,6 +124,7 @@ def forget(trials: Any) -> None:
         (outdo, "architecture of group-1: error is"),
         (flatter, "architecture of group-1: the baseline is not what was chosen before it"),
         (mislabel, "architecture of group-1: was not made with the settings of the run"),
+        (silence, "architecture of group-1: site-0-1 tried something, and has no say"),
         (forget, "group-1 did not try each scenario once, in order"),
     ],
 )
