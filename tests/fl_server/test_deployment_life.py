@@ -37,7 +37,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         day.kill_superlink()
         run_id = day.kill_serverapp()
         day.kill_supernode_in_training()
-        assert await_end(deployment.connection, run_id, 300) == COMPLETED
+        assert await_end(deployment.connection, run_id, 600) == COMPLETED
         images = write_subfolders(root / "digits-d", digits((3, 8), 18, first=60))
         add_plain_site(deployment, "digits-d", images)
         deployment.await_online(["digits-d"])
