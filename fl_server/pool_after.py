@@ -18,6 +18,13 @@ from protocol.keys import Signer, is_uri, signer_pem
 log = logging.getLogger("fedprint")
 
 
+def located(pool: str, folder: Path) -> str:
+    """Return where a pool is, seen from any folder; a relative file counts from this one."""
+    if not pool or "://" in pool:
+        return pool
+    return str(folder.resolve() / Path(pool).expanduser())
+
+
 def check_pool(settings: RunSettings) -> None:
     """Open the pool of a run, making it where there is none: before hours of training, not after.
 

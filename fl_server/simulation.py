@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from fl_server.engine import app_files, check_engine, simulate
-from fl_server.pool_after import check_pool
+from fl_server.pool_after import check_pool, located
 from fl_server.runfolder import RUN_FILES
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, DataError
@@ -182,9 +182,5 @@ def check_settings(overrides: dict[str, Any]) -> RunSettings:
     get(settings.measure)
     strategy_maker(settings.strategy)
     GroupingOptions(settings.min_group_size, settings.max_group_size or None)
-    return settings.model_copy(update={"pool": _absolute(settings.pool)})
-
-
-def _absolute(pool: str) -> str:
-    """Return where a pool is, seen from any folder: the engine works in one of its own."""
-    return str(Path(pool).resolve()) if pool and "://" not in pool else pool
+    # the engine works in a folder of its own
+    return settings.model_copy(update={"pool": located(settings.pool, Path.cwd())})

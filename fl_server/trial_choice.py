@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -34,6 +34,7 @@ def choose(
     baseline: Mapping[str, Scores],
     tried: Sequence[Tried],
     untried: Mapping[str, str],
+    apart: Collection[str] = (),
 ) -> tuple[Choice, Tried | None]:
     """Return what a group takes in one scenario, and the shot if it is one.
 
@@ -47,8 +48,10 @@ def choose(
         The shots, in rank order.
     untried : mapping of str to str
         Shots that no site could try.
+    apart : collection of str
+        Sites that train by no plan, whatever is chosen.
     """
-    sites = sorted(baseline)
+    sites = sorted(baseline.keys() - {*apart})
     rows = [baseline, *(each.scores for each in tried)]
     score, loss = (
         np.array([[_number(row, site, name) for site in sites] for row in rows], dtype=np.float64)

@@ -105,6 +105,8 @@ def make_ready(
     """
     shots: list[Shot] = []
     untried: dict[str, str] = {}
+    if not sites:
+        return shots, untried
     present = (knowledge.architecture or spec).backbone
     for offer in offers:
         if isinstance(offer.detail, Architecture) and offer.detail.name == present:

@@ -7,11 +7,12 @@ as a whole, so that a run that goes on neither asks nor decides again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
 
+from fl_server.asking import Problem
 from fl_server.course import Course, array_record, message
 from fl_server.offers import Adviser, Offer
 from fl_server.scores import Answer, ArmOutcome, score
@@ -24,7 +25,7 @@ from protocol.names import printable
 from protocol.plan import Knowledge
 from protocol.sharing import Arrays
 from protocol.spec import Spec
-from protocol.trials import Scores, Trial, Tried
+from protocol.trials import NOT_ALLOWED, Scores, Trial, Tried
 
 __all__ = ["Chosen", "run_trials", "settings_of"]
 
@@ -47,6 +48,9 @@ class Chosen:
         All of it.
     baseline : dict
         By site, its scores with what was chosen; who is not among them tries nothing more.
+    apart : dict
+        Sites whose policy lets them take part in no plans, with what they said: they are asked
+        nothing more, and have no say.
     knowledge : Knowledge
         What was chosen.
     body : dict or None
@@ -61,10 +65,16 @@ class Chosen:
     knowledge: Knowledge = field(default_factory=Knowledge)
     body: Arrays | None = None
     trials: tuple[Trial, ...] = ()
+    apart: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def trying(self) -> list[str]:
+        """The sites that go on trying."""
+        return sorted(self.baseline.keys() - self.apart.keys())
 
     def after(self, trial: Trial, taken: Tried | None, body: Arrays | None) -> Chosen:
         """Return what is chosen after one more trial."""
-        known = replace(self, trials=(*self.trials, trial))
+        known = replace(self, trials=(*self.trials, trial), apart=trial.apart)
         if taken is None:
             return known
         return replace(known, knowledge=taken.knowledge, baseline=dict(taken.scores), body=body)
@@ -119,13 +129,14 @@ def _try(
     """Let every group try the shots of one scenario; return what each has chosen then."""
     known = {each.group: _recall(scenario, each, course) for each in groups}
     new = [each for each in groups if known[each.group] is None]
-    ready = _make_ready(scenario, new, course, advice)
+    new, ready = _make_ready(scenario, new, course, advice)
     tried: dict[str, list[Tried]] = {each.group: [] for each in new}
     for number in range(max((len(shots) for shots, _ in ready.values()), default=0)):
         turn = [(e, ready[e.group][0][number]) for e in new if number < len(ready[e.group][0])]
         answers = _ask(scenario, number + 1, turn, course)
         for each, shot in turn:
             tried[each.group].append(_tried(each, shot, answers))
+        new = [_without(each, answers) for each in new]
     for each in new:
         known[each.group] = _end(scenario, each, *ready[each.group], tried[each.group], course)
     return [found for each in groups if (found := known[each.group]) is not None]
@@ -133,20 +144,32 @@ def _try(
 
 def _make_ready(
     scenario: Stage, groups: Sequence[Chosen], course: Course, advice: Adviser
-) -> dict[str, tuple[list[Shot], dict[str, str]]]:
-    """Return by group the shots that it can try, and those that it cannot with the reason."""
+) -> tuple[list[Chosen], dict[str, tuple[list[Shot], dict[str, str]]]]:
+    """Return by group the shots that it can try, and those that it cannot with the reason.
+
+    The groups come along, without the sites that said that they take part in no plans.
+    """
     k, spec = course.settings.shots, course.exchange.spec
     offers = {each.group: advice.shots(scenario, each.sites, each.knowledge, k) for each in groups}
     told = ask_recipes(
-        {site: _architectures(offers[each.group]) for each in groups for site in each.baseline},
+        {site: _architectures(offers[each.group]) for each in groups for site in each.trying},
         course,
     )
-    return {
-        each.group: make_ready(
-            offers[each.group], each.knowledge, sorted(each.baseline), told, spec
-        )
+    groups = [_without(each, told) for each in groups]
+    return groups, {
+        each.group: make_ready(offers[each.group], each.knowledge, each.trying, told, spec)
         for each in groups
     }
+
+
+def _without(each: Chosen, answers: Mapping[str, object]) -> Chosen:
+    """Return a group without the say of those who just answered that they take part in no plans."""
+    said = {
+        site: str(answer)
+        for site in each.trying
+        if isinstance(answer := answers.get(site), Problem) and answer.reason == NOT_ALLOWED
+    }
+    return replace(each, apart={**each.apart, **said}) if said else each
 
 
 def _architectures(offers: Sequence[Offer]) -> list[str]:
@@ -167,7 +190,7 @@ def _ask(
         )
         body = _body(each, shot)
         content = message(order.to_config(), array_record(body) if body else None)
-        for site in sorted(each.baseline.keys() - shot.missing.keys()):
+        for site in [site for site in each.trying if site not in shot.missing]:
             contents[site] = content
             steps[site] = f"trials/{scenario}-{number}-{shot.knowledge.digest[:16]}"
     course.steps.phase(f"trial {scenario} {number}", list(contents), course.settings.train_timeout)
@@ -188,7 +211,7 @@ def _tried(each: Chosen, shot: Shot, answers: dict[str, Answer]) -> Tried:
         source=shot.offer.source,
         knowledge=shot.knowledge,
         scores={site: plain(scores) for site, scores in said.scores.items()},
-        missing={**shot.missing, **said.lost},
+        missing={**each.apart, **shot.missing, **said.lost},
     )
 
 
@@ -201,7 +224,7 @@ def _end(
     course: Course,
 ) -> Chosen:
     """Let a group choose, keep what it chose, and return it."""
-    choice, taken = choose(scenario, each.baseline, tried, untried)
+    choice, taken = choose(scenario, each.baseline, tried, untried, each.apart)
     log.info("%s, %s: %s", each.group, scenario, choice.sentence)
     for label, why in untried.items():
         log.info("%s, %s: no site could try %s: %s", each.group, scenario, label, why)
@@ -212,6 +235,7 @@ def _end(
         baseline=each.baseline,
         tried=tried,
         untried=untried,
+        apart=each.apart,
         choice=choice,
     )
     body = each.body if taken is None else _body(each, shots[tried.index(taken)])
@@ -230,7 +254,7 @@ def _recall(scenario: Stage, each: Chosen, course: Course) -> Chosen | None:
     if kept is None:
         return None
     trial = Trial.model_validate_json(str(kept.config_records["trial"]["json"]))
-    _, taken = choose(scenario, trial.baseline, trial.tried, trial.untried)
+    _, taken = choose(scenario, trial.baseline, trial.tried, trial.untried, trial.apart)
     arrays = kept.array_records.get("arrays", ArrayRecord())
     body = {name: array.numpy() for name, array in arrays.items()} or None
     return each.after(trial, taken, body)

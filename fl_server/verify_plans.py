@@ -110,7 +110,11 @@ def _check_choices(evidence: Evidence, plan: Plan, trials: Sequence[Trial]) -> I
         if trial.hyperparameters != wanted:
             yield Finding("trials.json", f"{where}: was not made with the settings of the run")
         yield from _check_tried(trial, knowledge, evidence.spec, where)
-        choice, taken = choose(trial.scenario, trial.baseline, trial.tried, trial.untried)
+        for site in sorted(trial.apart.keys() & {s for each in trial.tried for s in each.scores}):
+            yield Finding("trials.json", f"{where}: {site} tried something, and has no say")
+        choice, taken = choose(
+            trial.scenario, trial.baseline, trial.tried, trial.untried, trial.apart
+        )
         for line in differences(trial.choice, choice):
             yield Finding("trials.json", f"{where}: {line}")
         if taken is not None:

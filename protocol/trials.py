@@ -10,6 +10,9 @@ from protocol.experiment import Detail, Name, Scenario, Value
 from protocol.names import Sha256Hex, SiteName
 from protocol.plan import Choice, Knowledge, Plan
 
+NOT_ALLOWED = "plans-not-allowed"
+"""Reason code of a site whose policy lets it take part in no trials and plans."""
+
 Scores = dict[str, float | None]
 """Balanced accuracy, AUROC and loss on validation and test data; None where undefined."""
 
@@ -62,6 +65,9 @@ class Trial(_File):
         The shots, in rank order.
     untried : dict
         Shots that no site of the group could try, with the reason.
+    apart : dict
+        Sites whose own policy lets them take part in no trials and plans, with what they said: they
+        have no say in the choice.
     choice : Choice
         What the group takes.
     """
@@ -72,6 +78,7 @@ class Trial(_File):
     baseline: dict[SiteName, Scores]
     tried: list[Tried]
     untried: dict[str, str] = {}
+    apart: dict[SiteName, str] = {}
     choice: Choice
 
 

@@ -70,6 +70,7 @@ class PlanningSite(WholeSite):
     lacks: tuple[str, ...] = ()
     weights: str = "c"
     refuses: str = ""
+    apart: bool = False
     dies_in: str = ""
     says: dict[str, float] = field(default_factory=dict)
     orders: list[tuple[str, Order]] = field(default_factory=list)
@@ -78,6 +79,9 @@ class PlanningSite(WholeSite):
 
     def __call__(self, message: Message) -> RecordDict:
         kind = message.metadata.message_type
+        if self.apart and kind in ("query.recipes", "query.plan", "train.trial"):
+            self.asked.append(kind)
+            return to_refusal("plans-not-allowed", f"site {self.name} takes part in no plans")
         if kind == "query.recipes":
             self.asked.append(kind)
             return self.recipes(message.content)

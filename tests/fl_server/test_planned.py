@@ -168,6 +168,39 @@ def test_a_site_without_partners_trains_alone_by_its_plan(deployed: Deployed) ->
     assert deployed.is_whole()
 
 
+@pytest.mark.parametrize("first", ["architecture", "augmentation"])
+def test_whose_policy_allows_no_plans_has_no_say(deployed: Deployed, first: str) -> None:
+    """Counted as a site that gains nothing, one of two would keep the other from every plan."""
+    site_of(deployed, "site-1-1").apart = site_of(deployed, "site-0-1").apart = True
+    go(deployed, scenarios=f"{first},pretraining")
+    why = {name: f"site {name} takes part in no plans" for name in ("site-0-1", "site-1-1")}
+    trials = TrialsFile.model_validate(deployed.read("trials.json")).trials
+    assert [list(t.apart) for t in trials] == [["site-0-1"]] * 2 + [["site-1-1"]] * 2 + [[]] * 2
+    taken, group = ("net-b", "group-1") if first == "architecture" else ("flip", "group-2")
+    assert labels(plans_of(deployed)[group])[0] == taken
+    assert deployed.read("plans.json")["refused"] == why
+    for name in why:  # it is asked once whether it takes part, and then only shown the plan
+        asked = site_of(deployed, name).asked
+        assert len([k for k in asked if k in ("query.recipes", "train.trial")]) == 1
+        assert asked.count("query.plan") == 1
+    left = {"group-1": "site-0-0", "group-2": "site-1-0"}[group]
+    kind, order = site_of(deployed, left).orders[-1]
+    assert (kind, order.arm) == ("train.alone", "planned")
+    assert deployed.is_whole()
+
+
+def test_where_no_site_may_plan_nothing_is_tried(deployed: Deployed) -> None:
+    for name in ("site-0-0", "site-0-1"):
+        site_of(deployed, name).apart = True
+    go(deployed)
+    trials = TrialsFile.model_validate(deployed.read("trials.json")).trials
+    [first, *_] = [trial for trial in trials if trial.group == "group-1"]
+    assert not any(shot.scores for shot in first.tried)
+    assert plans_of(deployed)["group-1"].knowledge.is_default
+    assert "train.trial" not in site_of(deployed, "site-0-0").asked
+    assert deployed.is_whole()
+
+
 def test_who_stops_answering_in_trials_is_named_and_tries_no_more(deployed: Deployed) -> None:
     site_of(deployed, "site-0-1").dies_in = "trial-architecture-2"
     go(deployed)

@@ -136,6 +136,11 @@ def forget(trials: Any) -> None:
     del trials["trials"][0]
 
 
+def silence(trials: Any) -> None:
+    """Say of a site that tried everything that it takes part in no plans."""
+    trials["trials"][0]["apart"] = {"site-0-1": "its policy"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -148,6 +153,7 @@ def forget(trials: Any) -> None:
         (swap_policy, "augmentation of group-1: turn is not what was trained with"),
         (swap_weights, "pretraining of group-1: weights is not what was trained with"),
         (boast, "architecture of group-1: net-c has scores that cannot be"),
+        (silence, "architecture of group-1: site-0-1 tried something, and has no say"),
         (forget, "group-1 did not try each scenario once, in order"),
     ],
 )

@@ -9,7 +9,9 @@ import pytest
 
 from fl_server.pool import open_pool
 from fl_server.pool.views import experiments, list_tasks, show
-from fl_server.pool_after import add_to_pool, check_pool
+from fl_server.pool_after import add_to_pool, check_pool, located
+from fl_server.server_app import _authority
+from fl_server.server_folder import NewServer, init_server
 from fl_server.settings import RunSettings
 from fl_server.shelf import shelved
 from fl_server.simulation import check_settings
@@ -19,6 +21,7 @@ from protocol.keys import generate_key, signer
 from tests.fl_server import joining
 from tests.fl_server.advised import sharing_run, written
 from tests.fl_server.joining import MEMBERS, Federation
+from tests.strategies.fake_grid import FakeGrid
 
 
 def asking(pool: Path | str, **changes: object) -> RunSettings:
@@ -125,3 +128,35 @@ def test_a_simulation_finds_its_pool_from_any_folder(
     url = "postgresql://user@db/pool"
     assert check_settings({"pool": url}).pool == url
     assert check_settings({}).pool == ""
+
+
+@pytest.mark.parametrize(
+    ("pool", "found"),
+    [
+        ("", ""),
+        ("pool.db", "FOLDER/pool.db"),
+        ("pools/ours.db", "FOLDER/pools/ours.db"),
+        ("/srv/pool.db", "/srv/pool.db"),
+        ("postgresql://fl@db/pool", "postgresql://fl@db/pool"),
+    ],
+)
+def test_a_relative_pool_counts_from_its_folder(pool: str, found: str, tmp_path: Path) -> None:
+    assert located(pool, tmp_path) == found.replace("FOLDER", str(tmp_path))
+
+
+def test_a_pool_of_the_user_is_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert located("~/pool.db", tmp_path) == str(tmp_path / "home" / "pool.db")
+
+
+def test_paths_of_a_deployment_count_from_the_coordinators_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init_server(tmp_path / "fl", NewServer("fl", "127.0.0.1:8000", "127.0.0.1"))
+    monkeypatch.chdir(tmp_path)
+    asked = asking("pool.db", server_dir="fl", out="runs/first")
+    settings, coordinator = _authority(asked, FakeGrid({}))
+    folder = tmp_path.resolve() / "fl"
+    assert (settings.pool, settings.out) == (f"{folder}/pool.db", f"{folder}/runs/first")
+    assert coordinator is not None
+    assert (settings.server_dir, coordinator.folder) == (str(folder), folder)
