@@ -119,7 +119,7 @@ class Day:
         self.deployment.run(WITH_PLANS, show=lambda _line: None)
 
     def wait(
-        self, what: str, reached: Callable[[dict[str, Any]], bool], timeout: float = 150
+        self, what: str, reached: Callable[[dict[str, Any]], bool], timeout: float = 300
     ) -> None:
         deadline = time.monotonic() + timeout
         while not reached(dict(read_status(self.run_folder) or {"phase": ""})):
