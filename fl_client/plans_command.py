@@ -36,11 +36,12 @@ def plans(
     """
     from fl_client.plan_words import facts, headline, summary
 
-    kept = _kept(folder, plan)
+    state = _state(folder)
+    kept = _kept(folder, state, plan)
     if json_file is not None:
         atomic_json(json_file, {"plans": [summary(one) for one in kept]})
     if not kept:
-        typer.echo("no plan was accepted")
+        typer.echo(f"no plan was accepted: {state / 'plans'} has none")
     elif len(kept) == 1:
         for name, text in facts(kept[0]):
             typer.echo(f"{name:<18} {text}")
@@ -52,20 +53,29 @@ def plans(
         )
 
 
-def _kept(folder: Path, plan: str) -> list[KeptPlan]:
-    from fl_client.plans import Plans
+def _state(folder: Path) -> Path:
+    """Return the state folder of a site's folder, or the folder if it is one itself."""
     from fl_client.site_file import SITE_FILE, read_site_file
     from protocol.errors import ConfigError
 
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder: name a site's folder")
-    state = folder
-    if not (folder / "plans").is_dir() or (folder / SITE_FILE).is_file():
-        state = read_site_file(folder / SITE_FILE).state_folder(folder)
+    if (folder / "plans").is_dir() and not (folder / SITE_FILE).is_file():
+        return folder
+    return read_site_file(folder / SITE_FILE).state_folder(folder)
+
+
+def _kept(folder: Path, state: Path, plan: str) -> list[KeptPlan]:
+    from fl_client.plans import Plans
+    from protocol.errors import ConfigError
+
     kept = [one for one in Plans(state).all() if one.sha256.startswith(plan)]
-    if plan and len(kept) != 1:
+    if plan and not kept:
         raise ConfigError(
-            f"{len(kept) or 'no'} plans of {folder} begin with {plan!r}: give more of one's "
-            "SHA-256, as `fedprint site plans` lists them"
+            f"no plan of {folder} begins with {plan!r}: `fedprint site plans {folder}` lists them"
+        )
+    if plan and len(kept) > 1:
+        raise ConfigError(
+            f"{len(kept)} plans of {folder} begin with {plan!r}: give more of one's SHA-256"
         )
     return kept

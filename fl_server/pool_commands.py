@@ -51,7 +51,7 @@ def pool_app() -> typer.Typer:
     pool.command("list", epilog="Example: fedprint pool list pool.db")(list_)
     pool.command(epilog="Example: fedprint pool show pool.db 3fa9c1")(show)
     pool.command(epilog="Example: fedprint pool query pool.db 3fa9c1 --top 5")(query)
-    pool.command(epilog="Example: fedprint pool recommend pool.db site.dsse.json")(recommend)
+    pool.command(epilog="Example: fedprint pool recommend pool.db 3fa9c1 --shots 1")(recommend)
     pool.command(epilog="Example: fedprint pool export pool.db to-share.jsonl --key key.pem")(
         export
     )

@@ -95,7 +95,8 @@ class PoolShots:
     def _advice(self, pool: Pool, scenario: Scenario, site: str, k: int) -> Sequence[Shot]:
         asked = (scenario, site, k)
         if asked not in self._kept:
-            log.info("asking the pool: %s of %s", scenario, site)
+            if all(known != site for _, known, _ in self._kept):
+                log.info("asking the pool what %s might try", site)
             seed = self.own.settings.seed
             found = recommend(pool, self._target(site), [scenario], k=k, seed=seed)
             self._kept[asked] = found.counsels[0].shots

@@ -131,6 +131,10 @@ class RunSettings(BaseModel):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        if not isinstance(value, tuple | list):
+            raise ValueError(
+                'give names in quotes, with commas between them, such as "alone,grouped"'
+            )
         return value
 
     @field_validator("arms")
@@ -199,4 +203,5 @@ class RunSettings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"][:1]).replace("_", "-")
-            raise ConfigError(f"run-config {key}={first['input']!r}: {first['msg']}") from error
+            fault = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"run-config {key}={first['input']!r}: {fault}") from error

@@ -65,22 +65,44 @@ def choose(
         label=taken.label if taken else AS_IN_THE_RUN,
         gain=found.gain,
         error=found.error,
-        sentence=_sentence(found, best, len(tried), len(untried)),
+        sentence=_sentence(scenario, found, best, len(tried), len(untried)),
     )
     return choice, taken
 
 
-def _sentence(found: JointChoice, best: Tried | None, tried: int, untried: int) -> str:
+def _sentence(
+    scenario: Scenario, found: JointChoice, best: Tried | None, tried: int, untried: int
+) -> str:
+    if not tried:
+        return _nothing(scenario, untried)
     lacking = f" {untried} more could be tried by no site." if untried else ""
     if best is None or found.gain is None:
         return f"Nothing was tried that could be compared.{lacking}"
-    spread = "" if found.error is None else f" +- {found.error:.3f}"
+    digits = _digits(found.gain)
+    spread = "" if found.error is None else f" +- {found.error:.{digits}f}"
     ending = "" if found.taken else ": not enough to change what the run does"
     return (
-        f"{best.label} ranks best of {tried} tried at {found.sites} site"
-        f"{'s' if found.sites > 1 else ''}; mean gain in AUROC on validation data "
-        f"{found.gain:+.3f}{spread}{ending}.{lacking}"
+        f"Best of {tried} tried at {found.sites} site{'s' if found.sites > 1 else ''}: "
+        f"{best.label}; mean gain in AUROC on validation data "
+        f"{found.gain:+.{digits}f}{spread}{ending}.{lacking}"
     )
+
+
+def _nothing(scenario: Scenario, untried: int) -> str:
+    if untried:
+        return f"Nothing was tried: no site could try any of {untried}."
+    if scenario == "pretraining":
+        return (
+            "Nothing was tried: there are no weights of this architecture that may be handed on "
+            "to this group."
+        )
+    return "Nothing was tried: there was nothing to try."
+
+
+def _digits(gain: float) -> int:
+    """Return how many decimals show a gain: three, or more where three would show none of it."""
+    size = abs(gain)
+    return 3 if size < 1e-6 or size >= 0.0005 else math.ceil(-math.log10(size))  # at most 6
 
 
 def _number(scores: Mapping[str, Scores], site: str, name: str) -> float:

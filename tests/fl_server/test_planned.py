@@ -222,9 +222,7 @@ def test_an_architecture_is_that_of_most_sites(deployed: Deployed) -> None:
     by_group = {trial.group: trial for trial in trials}
     assert by_group["group-2"].tried[0].missing == {"site-1-0": "has no weights of it"}
     assert by_group["group-3"].untried == dict.fromkeys(("net-c", "net-b"), "has no weights of it")
-    assert by_group["group-3"].choice.sentence == (
-        "Nothing was tried that could be compared. 2 more could be tried by no site."
-    )
+    assert by_group["group-3"].choice.sentence == ("Nothing was tried: no site could try any of 2.")
     assert deployed.is_whole()
 
 

@@ -122,6 +122,18 @@ def test_the_exact_text() -> None:
         RunSettings.from_run_config({"batch-size": 0})
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"preset": "x"}, "run-config preset='x': there is no such preset: take one of offline, "),
+        ({"scenarios": 3}, "run-config scenarios=3: give names in quotes, with commas between "),
+    ],
+)
+def test_texts_name_what_to_give(config: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}"):
+        RunSettings.from_run_config(config)
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         RunSettings().rounds = 3  # type: ignore[misc]

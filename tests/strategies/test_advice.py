@@ -12,6 +12,7 @@ from protocol.errors import BadShape, ConfigError
 from protocol.experiment import Architecture, Experiment, Partner, Policy, Weights
 from protocol.files import sha256_hex
 from strategies.advice import counsel
+from strategies.advice_words import likely
 from strategies.measurements import credited, measurements, offers, pooled
 from strategies.neighbourhood import Neighbourhood, PoolTask
 
@@ -198,7 +199,13 @@ def test_outcomes_on_other_tasks_beat_nearness():
     assert shot.better > 0.9
     assert len(shot.measured) == 6
     assert "balanced accuracy rose by 0.450 on 6 other tasks" in shot.sentence
-    assert f"{shot.better:.0%} likely to do better than a typical candidate" in shot.sentence
+    assert f"{likely(shot.better)} likely to do better than a typical candidate" in shot.sentence
+
+
+def test_nothing_is_said_to_be_certain():
+    assert [likely(p) for p in (0, 0.005, 0.01, 0.5, 0.99, 0.999, 1)] == [
+        *("under 1%", "under 1%", "1%", "50%", "99%", "over 99%", "over 99%"),
+    ]
 
 
 @settings(max_examples=25, deadline=None)
