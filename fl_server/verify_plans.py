@@ -15,6 +15,7 @@ from fl_server.runfolder import PLANNING
 from fl_server.trial_choice import choose, plain
 from fl_server.trials import settings_of
 from fl_server.verify_evidence import Broken, Evidence, Finding
+from fl_server.verify_results import writer
 from fl_server.verify_same import differences
 from protocol.errors import FedprintError, one_line
 from protocol.experiment import KINDS, Architecture, Experiment, Policy, Weights
@@ -115,8 +116,10 @@ def _check_choices(evidence: Evidence, plan: Plan, trials: Sequence[Trial]) -> I
         choice, taken = choose(
             trial.scenario, trial.baseline, trial.tried, trial.untried, trial.apart
         )
+        if writer(evidence):  # other versions word it otherwise
+            choice = choice.model_copy(update={"sentence": trial.choice.sentence})
         for line in differences(trial.choice, choice):
-            yield Finding("trials.json", f"{where}: {line}")
+            yield Finding("trials.json", f"{where}: {line}{writer(evidence)}")
         if taken is not None:
             knowledge, baseline = taken.knowledge, taken.scores
     if [trial.scenario for trial in trials] != list(evidence.settings.scenarios):

@@ -278,3 +278,16 @@ def test_a_run_that_made_no_plans_has_none_of_their_files(planned: Deployed, cop
 
     found = findings(copied, planned.coordinator, no_plans)
     assert Finding("plans", "was added: the run made no plans") in found
+
+
+def test_another_version_may_word_a_choice_otherwise(planned: Deployed, copied: Path) -> None:
+    def reword(trials: Any) -> None:
+        trials["trials"][0]["choice"]["sentence"] = "Best of all."
+
+    def said(change: Change) -> list[str]:
+        found = findings(copied, planned.coordinator, change)
+        return [f.what for f in found if f.where == "trials.json"]
+
+    assert said(edited("trials.json", reword)) != []
+    aged = edited("run.json", lambda run: run["versions"].update(fedprint="0.0.1"))
+    assert said(aged) == []
