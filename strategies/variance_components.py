@@ -95,7 +95,8 @@ def fit(sums: Sums, components: Components) -> Fit:
     prior_own, prior_shared = split(prior, groups, width)
     pull = sums.moment / components.noise + components.mean * prior
     pull_own, pull_shared = split(pull, groups, width)
-    own: Floats = np.linalg.inv(sums.own / components.noise + prior_own[:, :, None] * np.eye(width))
+    inner = sums.own / components.noise + prior_own[:, :, None] * np.eye(width)
+    own = np.asarray(np.linalg.inv(inner), dtype=np.float64)
     border = sums.border / components.noise
     lever = own @ border
     flat = lever.reshape(groups * width, common)
