@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_server import pool_query
+from fl_server import pool_advice, pool_query
 from fl_server.pool import Pool, open_pool
 from fl_server.pool.add import add_release
 from fl_server.pool.export import export_pool
@@ -178,6 +178,17 @@ def test_advice_is_learnt_and_never_from_the_target_itself(where: str) -> None:
             put_all(session, [], own, Tally())
         assert advised(pool, task_id(0)) == before
         assert advised(pool, task_id(8)) != before
+
+
+def test_how_many_are_compared_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = dict(zip(map(task_id, range(COUNT)), prints(), strict=True))
+    ids, specs = sorted(held), {SPEC.digest: SPEC}
+    at_once = pool_advice._distances(held, ids, specs, MEASURE)
+    monkeypatch.setattr(pool_advice, "PART", 4 * 8 * SPEC.width * SPEC.bins)  # 9 tasks in 3 parts
+    np.testing.assert_allclose(pool_advice._distances(held, ids, specs, MEASURE), at_once)
+    monkeypatch.setattr(pool_advice, "PART", 1)
+    np.testing.assert_allclose(pool_advice._distances(held, ids, specs, MEASURE), at_once)
+    assert np.isfinite(at_once).all()
 
 
 def test_without_outcomes_advice_is_the_distances(where: str) -> None:
