@@ -12,7 +12,9 @@ from fl_server.pool import open_pool
 from fl_server.pool.add import add, of_experiments, of_release, of_run
 from fl_server.pool.runs import EXPERIMENTS, NotVerified, read_run, written_experiments
 from fl_server.pool.views import experiments, fingerprints, list_tasks, show
+from fl_server.runfolder import CHECKPOINT
 from fl_server.runlog import RunLog
+from fl_server.runstate import RUN
 from fl_server.settings import RunSettings
 from fl_server.verify_evidence import Broken, Evidence
 from protocol.errors import BadSignature, ConfigError, Expired, SpecMismatch
@@ -110,6 +112,25 @@ def test_a_run_that_verify_finds_fault_with_is_refused(
     text = str(caught.value)
     assert text.startswith(f"{run} is not in order: ")
     assert text.endswith(f"nothing was added; see fedprint verify {run}")
+
+
+def test_an_unfinished_run_is_to_be_resumed(exchanged: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(exchanged, run)
+    atomic_json(run / RUN, {"run": "run-1"})  # what a run is resumed with
+    assert len(read_run(run).tasks) == 5  # closed, and killed before it tidied up
+    (run / CHECKPOINT).unlink()
+    with pytest.raises(NotVerified) as caught:
+        read_run(run)
+    assert str(caught.value) == (
+        f"{run} is not finished: nothing was added; resume it (start the same run again), and "
+        "add it then"
+    )
+    (run / RUN).unlink()
+    with pytest.raises(
+        NotVerified, match=r"is not in order: log/checkpoint\.dsse\.json: is missing"
+    ):
+        read_run(run)
 
 
 def test_experiments_that_a_run_holds_as_such_are_read(exchanged: Path, tmp_path: Path) -> None:
