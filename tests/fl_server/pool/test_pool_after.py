@@ -122,6 +122,28 @@ def test_simulate_says_so_before_anything_is_started(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pool", "{out}"], "{out} is a folder: name a file for the pool"),
+        (["--pool", "{out}/nope/pool.db"], "folder {out}/nope does not exist: make it first"),
+        (["--pool", "mysql://db/pool"], "a pool is a SQLite file or a PostgreSQL database"),
+        (["--run-config", "pool='{out}'"], "{out} is a folder: name a file for the pool"),
+        (["--run-config", "shots=0"], "shots"),
+    ],
+)
+def test_the_demo_says_so_before_it_writes_its_sites(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [word.format(out=tmp_path) for word in words]
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--out", str(tmp_path / "demo"), *asked])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said.format(out=tmp_path) in shown.err
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_simulation_finds_its_pool_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
