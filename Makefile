@@ -15,6 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
+	mkdir -p runs
 	$(BIN)/fedprint demo --out runs/demo --pool runs/pool.db
 
 deployment-demo: install

@@ -14,8 +14,10 @@ RUNS_OWN = "as in the run"
 
 
 def summary(kept: KeptPlan) -> dict[str, Any]:
-    """Return a plan as a program reads it: the signed plan, its digest and who signed it."""
-    return {"sha256": kept.sha256, "key_id": kept.key, **kept.plan.model_dump(mode="json")}
+    """Return a plan as a program reads it: what was signed, its digest, key and acceptance."""
+    when = kept.accepted.isoformat() if kept.accepted else None
+    about = {"sha256": kept.sha256, "key_id": kept.key, "accepted": when}
+    return about | kept.plan.model_dump(mode="json")
 
 
 def headline(kept: KeptPlan) -> str:
@@ -23,7 +25,7 @@ def headline(kept: KeptPlan) -> str:
     plan = kept.plan
     labels = (f"{choice.scenario} {choice.label}" for choice in plan.choices)
     chosen = ", ".join(labels) or "nothing was tried"
-    told = (kept.sha256[:12], f"run {plan.run}", f"group {plan.group}", chosen)
+    told = (kept.sha256[:12], accepted(kept), f"run {plan.run}", f"group {plan.group}", chosen)
     return "  ".join(printable(text, 200) for text in told)
 
 
@@ -32,6 +34,7 @@ def facts(kept: KeptPlan) -> list[tuple[str, str]]:
     plan = kept.plan
     lines = [
         ("plan", kept.sha256),
+        ("accepted", accepted(kept)),
         ("run", plan.run),
         ("group", f"{plan.group}: {', '.join(sorted(plan.sites))}"),
         ("architecture", architecture(plan.knowledge)),
@@ -41,6 +44,11 @@ def facts(kept: KeptPlan) -> list[tuple[str, str]]:
         ("signed with", f"key {kept.key}"),
     ]
     return [(name, printable(text, 2000)) for name, text in lines]
+
+
+def accepted(kept: KeptPlan) -> str:
+    """Say when the site accepted a plan."""
+    return f"{kept.accepted:%Y-%m-%d %H:%M} UTC" if kept.accepted else "not yet"
 
 
 def architecture(knowledge: Knowledge) -> str:

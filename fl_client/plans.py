@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +35,24 @@ _KEPT = re.compile(r"[0-9a-f]{64}" + re.escape(_ENDING))
 
 
 class KeptPlan(NamedTuple):
-    """A plan that the site accepted, the digest of its envelope, and the key that signed it."""
+    """A plan that the site accepted.
+
+    Attributes
+    ----------
+    sha256 : str
+        Digest of its envelope.
+    key : str
+        Id of the key that signed it.
+    plan : Plan
+        What it says.
+    accepted : datetime or None
+        When its file was written (UTC); None before it is kept.
+    """
 
     sha256: str
     key: str
     plan: Plan
+    accepted: datetime | None = None
 
 
 class Plans:
@@ -111,7 +125,8 @@ class Plans:
         data, name = path.read_bytes(), path.name.removesuffix(_ENDING)
         if sha256_hex(data) != name:
             raise DigestMismatch(f"the plan {name[:12]} that the site keeps was changed: remove it")
-        return opened(data)
+        accepted = datetime.fromtimestamp(path.stat().st_mtime, UTC).replace(microsecond=0)
+        return opened(data)._replace(accepted=accepted)
 
 
 def opened(envelope: bytes) -> KeptPlan:

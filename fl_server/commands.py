@@ -87,18 +87,16 @@ def demo(
     """Run the main job on bundled real images: site folders, exchange, groups, training, report."""
     from fl_server.demo_data import write_demo_sites
     from fl_server.settings import ARMS
-    from fl_server.simulation import run_simulation
+    from fl_server.simulation import check_before, run_simulation
 
+    asked, run_config = {"arms": ",".join(ARMS), **_advised_by(pool)}, f"seed={seed} {run_config}"
+    check_before(run_config, asked)
     from_scratch = out / "sites"
     typer.echo(f"writing the demo's site folders to {from_scratch}")
     folders = write_demo_sites(from_scratch, seed=seed)
     typer.echo(f"{len(folders)} sites, as hospitals would hold them")
     run_simulation(
-        *(from_scratch, out, f"seed={seed} {run_config}"),
-        port=port,
-        verbose=verbose,
-        overwrite=True,
-        asked={"arms": ",".join(ARMS), **_advised_by(pool)},
+        *(from_scratch, out, run_config), port=port, verbose=verbose, overwrite=True, asked=asked
     )
 
 

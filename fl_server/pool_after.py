@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from fl_server.pool import open_pool
-from fl_server.pool.add import add_run
+from fl_server.pool.add import add, of_run
 from fl_server.pool.texts import counted, shown_name
 from fl_server.server_file import read_server_file
 from fl_server.settings import RunSettings
@@ -54,8 +54,9 @@ def add_to_pool(settings: RunSettings, out: Path, signer: Signer) -> None:
         return
     name = shown_name(settings.pool)
     try:
+        addition = of_run(out, signer, signer_pem(signer))
         with open_pool(settings.pool, create=True) as pool:
-            tally = add_run(pool, out, signer, signer_pem(signer))
+            tally = add(pool, addition)
     except (FedprintError, OSError) as error:
         log.warning("the run is not in the pool %s: %s; %s", name, error, _mend(settings, out))
         return

@@ -66,7 +66,7 @@ def run_simulation(
     FedprintError
         If the run did not complete.
     """
-    overrides = {**(asked or {}), **parse_run_config(run_config)}
+    overrides = _given(run_config, asked)
     settings = check_settings(overrides)
     folders = site_folders(sites_dir)
     if len(folders) < 2:
@@ -92,6 +92,22 @@ def run_simulation(
         raise
     typer.echo(f"report: {out / 'report.html'}")
     return out / "report.html"
+
+
+def check_before(run_config: str, asked: Mapping[str, Any]) -> None:
+    """Find what is wrong with the settings or the pool, for who has work to do before the run.
+
+    Raises
+    ------
+    ConfigError, PoolBusy, DataError
+        As `run_simulation` would, later.
+    """
+    check_pool(check_settings(_given(run_config, asked)))
+
+
+def _given(run_config: str, asked: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the settings that were given; `run_config` goes before those of the command."""
+    return {**(asked or {}), **parse_run_config(run_config)}
 
 
 def site_folders(sites_dir: Path) -> list[Path]:

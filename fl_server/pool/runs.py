@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from fl_server.outcome_records import EXPERIMENTS
 from fl_server.pool.records import TaskRecord, open_release
 from fl_server.pool.run_weights import Trained, group_plans, trained_weights
+from fl_server.runfolder import CHECKPOINT
+from fl_server.runstate import RUN
 from fl_server.verify_evidence import Broken, Evidence
 from fl_server.verify_run import verify_run
 from protocol.errors import FedprintError, VerificationError, one_line
@@ -39,7 +41,7 @@ SETTINGS = (
 
 
 class NotVerified(FedprintError):
-    """A run folder that `fedprint verify` finds fault with."""
+    """A run folder that is not finished, or that `fedprint verify` finds fault with."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,13 @@ def read_run(run: Path, coordinator: str | None = None) -> RunRecords:
     Raises
     ------
     NotVerified
-        When `fedprint verify` finds anything.
+        When the run is not finished, or `fedprint verify` finds anything.
     """
+    if (run / RUN).is_file() and not (run / CHECKPOINT).exists():
+        raise NotVerified(
+            f"{run} is not finished: nothing was added; resume it (start the same run again), "
+            "and add it then"
+        )
     evidence = Evidence(run, coordinator)
     found = verify_run(evidence).findings
     if found:

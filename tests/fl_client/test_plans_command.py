@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from protocol.keys import generate_key, signer
 from protocol.plan import Choice, Knowledge, Plan, Start, sign_plan
 from protocol.spec import Spec
 
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 KEY = signer(generate_key())
 SENTENCE = "It gained 0.031 on average at 2 sites; horizontal flips gained nothing."
 
@@ -37,8 +40,11 @@ def plan(knowledge: Knowledge, **changes: Any) -> bytes:
 
 
 def keep(folder: Path, *signed: bytes) -> Path:
-    for envelope in signed:
-        Plans(folder / ".fedprint").keep(envelope)
+    kept = Plans(folder / ".fedprint")
+    for number, envelope in enumerate(signed):
+        kept.keep(envelope)
+        seconds = NOON + 60 * number
+        os.utime(kept.folder / f"{sha256_hex(envelope)}.dsse.json", (seconds, seconds))
     return folder
 
 
@@ -70,6 +76,7 @@ def test_one_plan_is_shown_in_words(folder: Path, spec: Spec, tmp_path: Path) ->
     shown = lines(show(keep(folder, signed), "--json", tmp_path / "plans.json"))
     assert shown == {
         "plan": sha256_hex(signed),
+        "accepted": "2026-11-21 12:00 UTC",
         "run": "run-1",
         "group": "grouped-2: north, south",
         "architecture": f"resnet10t, weights {str(spec.weights.sha256)[:12]}, images of 32 pixels",
@@ -80,6 +87,7 @@ def test_one_plan_is_shown_in_words(folder: Path, spec: Spec, tmp_path: Path) ->
     }
     (found,) = json.loads((tmp_path / "plans.json").read_text())["plans"]
     assert (found["sha256"], found["key_id"]) == (sha256_hex(signed), KEY.public_key.keyid)
+    assert found["accepted"] == "2026-11-21T12:00:00+00:00"
     assert Plan.model_validate(found).knowledge == knowledge
 
 
@@ -88,9 +96,10 @@ def test_several_are_listed_and_one_is_picked(folder: Path) -> None:
     first, second = plan(Knowledge()), plan(Knowledge(), run="run-2", choices=[choice])
     shown = show(keep(folder, first, second))
     digests = [sha256_hex(envelope)[:12] for envelope in (first, second)]
+    noon, later = "2026-11-21 12:00 UTC", "2026-11-21 12:01 UTC"
     assert shown.splitlines()[:2] == [
-        f"{digests[0]}  run run-1  group grouped-2  nothing was tried",
-        f"{digests[1]}  run run-2  group grouped-2  architecture as in the run",
+        f"{digests[0]}  {noon}  run run-1  group grouped-2  nothing was tried",
+        f"{digests[1]}  {later}  run run-2  group grouped-2  architecture as in the run",
     ]
     picked = lines(show(folder, "--plan", digests[1]))
     assert (picked["run"], picked["architecture"]) == ("run-2", "as in the run")

@@ -26,7 +26,7 @@ SETTINGS: dict[str, str | int | float | bool] = {
 }
 
 PLANNED = "runs/planned"
-POOL = "pools/ours.db"  # counts from the coordinator's folder, as the run folder does
+POOL = "ours.db"  # counts from the coordinator's folder, as the run folder does
 WITH_PLANS: dict[str, str | int | float | bool] = {
     **SETTINGS,
     "out": PLANNED,

@@ -15,7 +15,7 @@ import pytest
 
 from fl_server import pool_advice, pool_query
 from fl_server.pool import Pool, open_pool
-from fl_server.pool.add import add_release
+from fl_server.pool.add import add, of_release
 from fl_server.pool.export import export_pool
 from fl_server.pool.importing import import_pool
 from fl_server.pool.merge import merge_pool
@@ -233,7 +233,7 @@ def test_stores_follow_what_is_added_and_withdrawn(
         assert vector not in matrix_bytes(pool)
         assert held(pool) == {task_id(n) for n in (0, 1, 3)}
 
-        add_release(pool, write_release(tmp_path / "prints", 6))
+        add(pool, of_release(write_release(tmp_path / "prints", 6)))
         assert task_id(6) in held(pool)
         with filled(new_pool(), range(8, 10)) as other:
             export_pool(other, tmp_path / "shared.jsonl", COORDINATOR)

@@ -42,7 +42,7 @@ def folder(run: Federation, tmp_path: Path) -> Path:
 def test_a_run_is_added_and_signed_with_the_coordinators_key(
     run: Federation, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pool = tmp_path / "new" / "pool.db"
+    pool = tmp_path / "pool.db"
     with caplog.at_level(logging.INFO, logger="fedprint"):
         add_to_pool(asking(pool), folder, run.exchange.signer)
     assert f"pool {pool}: experiments added: 4, tasks added: 5, weights added: 2" in caplog.messages
@@ -83,8 +83,7 @@ def test_a_run_that_is_not_in_order_is_not_added(
     add_to_pool(asking(tmp_path / "pool.db"), folder, signer(generate_key()))
     (said,) = caplog.messages
     assert said.startswith(f"the run is not in the pool {tmp_path / 'pool.db'}: {folder} is not in")
-    with open_pool(tmp_path / "pool.db") as opened, opened.reading() as session:
-        assert list_tasks(session) == []
+    assert not (tmp_path / "pool.db").exists()
 
 
 def test_the_command_of_a_deployment_names_its_key(
@@ -108,6 +107,9 @@ def test_a_pool_that_cannot_be_used_stops_a_run_before_it_begins(tmp_path: Path)
     assert (tmp_path / "pool.db").exists()
     with pytest.raises(ConfigError, match=r"is a folder: name a file for the pool"):
         check_pool(asking(tmp_path))
+    with pytest.raises(ConfigError, match=r"^folder .*/nope does not exist: make it first$"):
+        check_pool(asking(tmp_path / "nope" / "pool.db"))
+    assert not (tmp_path / "nope").exists()
 
 
 def test_simulate_says_so_before_anything_is_started(
@@ -118,6 +120,28 @@ def test_simulate_says_so_before_anything_is_started(
     wanted = f"{sites} is a folder: name a file for the pool, such as {sites / 'pool'}"
     assert wanted in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pool", "{out}"], "{out} is a folder: name a file for the pool"),
+        (["--pool", "{out}/nope/pool.db"], "folder {out}/nope does not exist: make it first"),
+        (["--pool", "mysql://db/pool"], "a pool is a SQLite file or a PostgreSQL database"),
+        (["--run-config", "pool='{out}'"], "{out} is a folder: name a file for the pool"),
+        (["--run-config", "shots=0"], "shots"),
+    ],
+)
+def test_the_demo_says_so_before_it_writes_its_sites(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [word.format(out=tmp_path) for word in words]
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--out", str(tmp_path / "demo"), *asked])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said.format(out=tmp_path) in shown.err
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_simulation_finds_its_pool_from_any_folder(

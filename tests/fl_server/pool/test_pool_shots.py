@@ -12,7 +12,7 @@ import pytest
 from fl_server.advising import adviser
 from fl_server.offers import Adviser, Offer
 from fl_server.pool import open_pool
-from fl_server.pool.add import add_experiments, add_run
+from fl_server.pool.add import add, of_experiments, of_run
 from fl_server.pool.withdraw import withdraw
 from fl_server.recommended import write_recommendations
 from fl_server.settings import RunSettings
@@ -82,8 +82,8 @@ def pool(run: Federation, folder: Path, tmp_path: Path) -> str:
     """Return a pool that holds the first run, and what was tried in it."""
     where = str(tmp_path / "pool.db")
     with open_pool(where, create=True) as pool:
-        add_run(pool, folder, COORDINATOR)
-        add_experiments(pool, list(tried(run)), COORDINATOR)
+        add(pool, of_run(folder, COORDINATOR))
+        add(pool, of_experiments(list(tried(run)), COORDINATOR))
     return where
 
 
@@ -254,7 +254,7 @@ def test_advice_stays_what_it_was_while_others_add_to_the_pool(run: Federation, 
     before = advice.shots("architecture", NEW, Knowledge(), 2)
     with open_pool(pool) as opened:
         more = [_tried(run, site, Architecture(name="net-new"), 0.99) for site in MEMBERS]
-        add_experiments(opened, more, COORDINATOR)
+        add(opened, of_experiments(more, COORDINATOR))
     assert advice.shots("architecture", NEW, Knowledge(), 2) == before
     (first, *_) = asked(second_run(run, pool)).shots("architecture", NEW, Knowledge(), 2)
     assert first.label == "net-new"

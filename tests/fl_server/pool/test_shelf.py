@@ -13,7 +13,7 @@ import safetensors.numpy
 from sqlalchemy import select
 
 from fl_server.pool import Pool, open_pool
-from fl_server.pool.add import add_run
+from fl_server.pool.add import add, of_run
 from fl_server.pool.export import export_pool
 from fl_server.pool.importing import import_pool
 from fl_server.pool.merge import merge_pool
@@ -75,8 +75,8 @@ def test_a_run_brings_the_weights_of_groups_that_share_them(
     where: str, run: Path, sharing: Federation
 ) -> None:
     with open_pool(where, create=True) as pool:
-        assert add_run(pool, run, COORDINATOR).counts["weights added"] == 1
-        assert add_run(pool, run, COORDINATOR).counts["weights known"] == 1
+        assert add(pool, of_run(run, COORDINATOR)).counts["weights added"] == 1
+        assert add(pool, of_run(run, COORDINATOR)).counts["weights known"] == 1
         (found,) = shelved(pool)
         assert found.path.stat().st_mode & 0o777 == 0o600
     model = sharing.outcomes["grouped"].models["grouped-1"]
@@ -96,14 +96,14 @@ def test_withdrawing_a_task_deletes_what_was_trained_on_it(
     where: str, run: Path, sharing: Federation
 ) -> None:
     with open_pool(where, create=True) as pool:
-        add_run(pool, run, COORDINATOR)
+        add(pool, of_run(run, COORDINATOR))
         withdraw(pool, task_of(sharing, MEMBERS[2]))
         assert len(shelf(pool)) == 1
         (found,) = shelved(pool)
         withdraw(pool, task_of(sharing, MEMBERS[0]))
         assert shelf(pool) == []
         assert not found.path.exists()
-        again = add_run(pool, run, COORDINATOR).counts
+        again = add(pool, of_run(run, COORDINATOR)).counts
         assert (again["weights without their tasks"], again["weights added"]) == (1, 0)
         assert shelf(pool) == []
 
@@ -307,7 +307,7 @@ def test_a_run_that_cannot_be_added_whole_leaves_no_weights(
     with open_pool(tmp_path / "pool.db", create=True) as pool:
         monkeypatch.setattr("fl_server.pool.add.put_weights", _then(put_weights, full))
         with pytest.raises(OSError, match="No space left"):
-            add_run(pool, run, COORDINATOR)
+            add(pool, of_run(run, COORDINATOR))
         assert shelf(pool) == []
         monkeypatch.undo()
         assert not list(folder_of(pool).glob("*"))
@@ -328,7 +328,7 @@ def test_a_run_that_was_changed_brings_nothing(run: Path, tmp_path: Path, name: 
     (changed / name).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     with open_pool(tmp_path / "pool.db", create=True) as pool:
         with pytest.raises(NotVerified, match="nothing was added"):
-            add_run(pool, changed, COORDINATOR)
+            add(pool, of_run(changed, COORDINATOR))
         assert shelf(pool) == []
 
 
