@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from demo_seeds import difference
+from scipy.stats import spearmanr
 
 from fl_server.demo_data import write_demo_sites
 
@@ -49,6 +50,30 @@ def choices_of(run: Path) -> Counter[str]:
     return Counter(f"{c['scenario']}: {c['label']}" for plan in plans for c in plan["choices"])
 
 
+def gains_of(run: Path) -> list[dict[str, float]]:
+    """Return every shot's mean gains over its group's sites, by score."""
+    found = []
+    for trial in json.loads((run / "trials.json").read_text())["trials"]:
+        for tried in trial["tried"]:
+            differences: dict[str, list[float]] = {}
+            for site, scores in tried["scores"].items():
+                for name, value in scores.items():
+                    before = trial["baseline"][site].get(name)
+                    if value is not None and before is not None:
+                        differences.setdefault(name, []).append(value - before)
+            found.append({name: float(np.mean(each)) for name, each in differences.items()})
+    return found
+
+
+def foresight(gains: list[dict[str, float]]) -> str:
+    """Say how well gains on validation data go with those in balanced accuracy on test data."""
+    parts = []
+    for name in ("val_balanced_accuracy", "val_auroc"):
+        both = [(g[name], g["test_balanced_accuracy"]) for g in gains if name in g]
+        parts.append(f"{name} {spearmanr(*zip(*both, strict=True)).statistic:.2f}")
+    return f"rank correlation with test gains over {len(gains)} shots: " + ", ".join(parts)
+
+
 def said(name: str, rows: list[Row]) -> str:
     """Return one line of the table."""
     means = [f"{100 * np.mean([float(r[arm]) for r in rows]):.1f}" for arm in ARMS]  # type: ignore[arg-type]
@@ -66,6 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     found: dict[str, list[Row]] = {"first": [], "second": []}
     taken = {name: Counter[str]() for name in found}
+    gains: list[dict[str, float]] = []
     for seed in options.seeds:
         folder = options.out / str(seed)
         if not (folder / "sites").exists():
@@ -76,12 +102,14 @@ def main() -> None:
             run_once(folder / "sites", run, pool, seed, options.shots)
             rows += rows_of(run, seed)
             taken[name] += choices_of(run)
+        gains += gains_of(folder / f"first-{options.shots}")
     print("| run | pairs | " + " | ".join(ARMS) + " | planned - grouped | final - alone |")
     print("|---" * (len(ARMS) + 4) + "|")
     for name, rows in found.items():
         print(said(name, rows))
     both = [{**b, "first": a["planned"]} for a, b in zip(*found.values(), strict=True)]
     print(f"\nplanned, second run - first run: {difference(both, 'planned', 'first')}")
+    print(foresight(gains))
     for name, counted in taken.items():
         print(f"{name}: " + ", ".join(f"{what} ({n})" for what, n in sorted(counted.items())))
     if options.json:
