@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, ValidationError
 
 from protocol.errors import DataError, one_line
 from protocol.names import SiteName
@@ -85,7 +85,7 @@ class TaskTable(BaseModel):
     keywords: list[str] = []
     objective: _Name = "classification"
     codes: dict[str, str] = {}
-    shares_weights: bool = False
+    shares_weights: StrictBool = False
 
 
 class DataTable(BaseModel):
