@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := fl_server fl_client strategies protocol
 
-.PHONY: install demo deployment-demo test test-deployment test-rest lint bench clean
+.PHONY: install demo deployment-demo test test-deployment test-engine test-rest lint bench clean
 
 install: $(VENV)/.installed
 
@@ -15,20 +15,25 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/fedprint demo --out runs/demo
+	mkdir -p runs
+	$(BIN)/fedprint demo --out runs/demo --pool runs/pool.db
 
 deployment-demo: install
 	$(BIN)/fedprint deployment-demo --out runs/deployment
 
-# Deployments mostly wait for Flower's heartbeats, so their tests run beside the others.
+# Deployments mostly wait for Flower's heartbeats, and engines for their processes, so their tests
+# run beside the others.
 test: install lint
-	$(MAKE) --jobs=2 --output-sync=target test-deployment test-rest
+	$(MAKE) --jobs=3 --output-sync=target test-deployment test-engine test-rest
 
 test-deployment: install
 	$(BIN)/python -m pytest -m deployment
 
+test-engine: install
+	$(BIN)/python -m pytest -m "engine and not deployment"
+
 test-rest: install
-	$(BIN)/python -m pytest -m "not deployment"
+	$(BIN)/python -m pytest -m "not engine"
 
 lint: install
 	$(BIN)/ruff check $(PACKAGES) tests benchmarks docs

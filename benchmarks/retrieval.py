@@ -1,20 +1,27 @@
-"""Speed and memory of an exact query of the fingerprint store, against a bare product.
+"""Speed and memory of exact queries of the fingerprint store, against a bare product.
 
     python benchmarks/retrieval.py [--tasks 20000] [--folder DIR] [--threads 1] [--json FILE]
 
-All times are of one run and take turns. `ratio` is the time of a whole query (contenders, exact
-distances, ranks) divided by that of numpy's float32 matrix-vector product over the very same
-memory-mapped bytes; `faiss` is its IndexFlatIP with as many threads, all of it in memory.
-`peak_mb_block_by_block` is what a query adds to the resident memory of the process if nothing may
-stay mapped (otherwise the system's file cache counts as well). The matrix has 209 kB a task; a
-folder that holds one already is used again.
+All measures are of one run, each asks with another target every time, and what is compared takes
+turns. `ratio` is the time of a whole query (contenders, exact distances, ranks) divided by the
+mean of the two products before and after it: numpy's float32 matrix-vector product over the very
+same memory-mapped bytes. Names with `cpu` compare the time that the process computed, which others
+on the machine disturb less. `own_mb` is the most that a query allocates; mapped pages are the
+system's file cache, which takes them back. `ratio_bounded` is of a store that keeps nothing mapped,
+so that a query adds `peak_mb_bounded` to the resident memory of the process and no more, against a
+product over blocks that are mapped anew as well; `--bounded` measures only this, for a matrix that
+does not fit into memory. `faiss` is its IndexFlatIP with as many threads,
+all of it in memory. The matrix has 209 kB a task; one is made for each layout and deleted again,
+unless a folder is given.
 """
 
 import argparse
 import json
+import os
 import resource
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +36,8 @@ from fl_server.pool_writing import append, create
 from protocol.files import sha256_hex
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Preprocess, Spec, Weights, edges_digest
-from strategies.retrieval import distances, question
+from strategies.augmented import MEASURES
+from strategies.retrieval import Index, distances, question
 
 FAMILIES, IMAGES = 200, 500
 
@@ -68,11 +76,21 @@ def make_tasks(number: int, spec: Spec, seed: int = 0) -> Iterator[tuple[str, Fi
         yield name, Fingerprint(name[:12], counts, spec.digest, IMAGES)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
+def seconds(call: Callable[[], object]) -> NDArray[np.float64]:
+    """Return how long a call takes, and how long this process computed for it."""
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return np.array([time.perf_counter() - wall, time.process_time() - cpu])
+
+
+def own_megabytes(call: Callable[[], object]) -> float:
+    """Return how much a call allocates at most, numpy's arrays included, mapped files not."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def peak_megabytes(call: Callable[[], object]) -> float:
@@ -102,46 +120,127 @@ def is_exact(store: FingerprintStore, target: Fingerprint, measure: str, k: int)
     return top_k(store, target, k, measure).ids == [store.entries.ids[i] for i in order]
 
 
-def measure_queries(
-    store: FingerprintStore, measure: str, k: int, repeats: int, threads: int, with_faiss: bool
-) -> dict[str, object]:
-    """Time queries and bare products in turns, each time with another target."""
-    targets = [f for _, f in make_tasks(repeats + 1, store.spec, seed=1)]
-    vector = np.random.default_rng(2).random(store.layout.width, dtype=np.float32)
-    frugal = FingerprintStore(store.folder, mapped=0)
-    peak = peak_megabytes(lambda: top_k(frugal, targets[0], k, measure))
-    index: BlockIndex = BlockIndex(store)
-    alive = np.ones(store.size, dtype=bool)
-    few = len(index.contenders([question(targets[0], store.spec, measure)], k, alive)[0])
-    matrix: NDArray[np.float32] = np.memmap(
-        store.folder / store.header.matrix, np.float32, "r", shape=(store.size, store.layout.width)
-    )
-    flat = None
-    if with_faiss:
-        import faiss
+class Contest:
+    """A query, and what it is compared with.
 
-        faiss.omp_set_num_threads(threads)
-        flat = make_index(store, "faiss")
-        top_k(store, targets[0], k, measure, index=flat)  # fills it
-    times: dict[str, list[float]] = {"query": [], "product": [], "faiss": []}
-    for target in targets[1:]:
-        times["product"].append(seconds(lambda: matrix @ vector))
-        times["query"].append(
-            seconds(lambda t=target: top_k(store, t, k, measure, index=index))  # type: ignore[misc]
-        )
-        if flat is not None:
-            times["faiss"].append(
-                seconds(lambda t=target: top_k(store, t, k, measure, index=flat))  # type: ignore[misc]
-            )
-    middle = {name: float(np.median(values)) for name, values in times.items() if values}
-    return {
-        "contenders": few,
-        "peak_mb_block_by_block": peak,
-        "seconds": middle,
-        "seconds_block_by_block": seconds(lambda: top_k(frugal, targets[0], k, measure)),
-        "ratio": middle["query"] / middle["product"],
-        "ratio_faiss": middle["faiss"] / middle["product"] if flat is not None else None,
+    Parameters
+    ----------
+    store
+        Filled, in the layout of the measure.
+    measure, k
+        What is asked.
+    faiss_threads
+        None leaves faiss out.
+    kept
+        Whether to ask a store that stays mapped, too.
+    """
+
+    def __init__(
+        self,
+        store: FingerprintStore,
+        measure: str,
+        k: int,
+        *,
+        faiss_threads: int | None = None,
+        kept: bool = True,
+    ) -> None:
+        self.store, self.measure, self.k = store, measure, k
+        self.bounded = FingerprintStore(store.folder, mapped=0)
+        self.vector = np.random.default_rng(2).random(store.layout.width, dtype=np.float32)
+        self.kept = kept
+        path = store.folder / store.header.matrix
+        self.matrix = np.memmap(path, np.float32, "r", shape=(store.size, store.layout.width))
+        self.index: Index = BlockIndex(store)
+        self.flat: Index | None = None
+        if faiss_threads is not None:
+            import faiss
+
+            faiss.omp_set_num_threads(faiss_threads)
+            self.flat = make_index(store, "faiss")
+
+    def query(self, target: Fingerprint, index: Index | None = None) -> object:
+        """Ask the store, which stays mapped."""
+        return top_k(self.store, target, self.k, self.measure, index=index or self.index)
+
+    def query_bounded(self, target: Fingerprint) -> object:
+        """Ask the store that maps block by block."""
+        return top_k(self.bounded, target, self.k, self.measure)
+
+    def product_bounded(self) -> None:
+        """Multiply block by block."""
+        for _, block in self.bounded.blocks():
+            block @ self.vector
+
+    def turn(self, target: Fingerprint) -> dict[str, NDArray[np.float64]]:
+        """Time everything once, see `seconds`."""
+        times = {
+            "product_bounded": seconds(self.product_bounded),
+            "query_bounded": seconds(lambda: self.query_bounded(target)),
+        }
+        if self.kept:
+            before = seconds(lambda: self.matrix @ self.vector)
+            times["query"] = seconds(lambda: self.query(target))
+            times["product"] = (before + seconds(lambda: self.matrix @ self.vector)) / 2
+        if self.flat is not None:
+            times["faiss"] = seconds(lambda: self.query(target, self.flat))
+        return times
+
+    def contenders(self, target: Fingerprint) -> int:
+        """Return how many are left for exact distances."""
+        asked = question(target, self.store.spec, self.measure)
+        alive = np.ones(self.store.size, dtype=bool)
+        return len(BlockIndex(self.bounded).contenders([asked], self.k, alive)[0])
+
+
+def measure_queries(contest: Contest, repeats: int) -> dict[str, object]:
+    """Return memory, median times, and ratios with their quartiles."""
+    first, *targets = [f for _, f in make_tasks(repeats + 1, contest.store.spec, seed=1)]
+    memory = {
+        "peak_mb_bounded": peak_megabytes(lambda: contest.query_bounded(first)),
+        "own_mb": own_megabytes(lambda: contest.query_bounded(first)),
     }
+    contest.turn(first)  # maps, and fills faiss
+    turns = [contest.turn(target) for target in targets]
+    times = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}  # [repeats, 2]
+    result: dict[str, object] = {"contenders": contest.contenders(first), **memory}
+    result["seconds"] = {name: float(np.median(own[:, 0])) for name, own in times.items()}
+    pairs = {"ratio": ("query", "product"), "ratio_faiss": ("faiss", "product")}
+    pairs["ratio_bounded"] = ("query_bounded", "product_bounded")
+    for name, (of, to) in pairs.items():
+        if of in times and to in times:
+            wall, cpu = (times[of] / times[to]).T
+            result |= {name: quartiles(wall), f"{name}_cpu": quartiles(cpu)}
+    return result
+
+
+def quartiles(values: NDArray[np.float64]) -> dict[str, float]:
+    """Return the median and what half of the values lie between."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
+def of_layout(folder: Path, measures: list[str], args: argparse.Namespace) -> dict[str, object]:
+    """Fill a store and measure everything that it serves."""
+    spec = make_spec(args.features, args.bins)
+    store = create(folder, spec, measures[0])
+    new = make_tasks(args.tasks, spec) if store.size < args.tasks else iter(())
+    filling = float(seconds(lambda: append(store, new))[0])
+    threads = args.threads if args.faiss else None
+    results: dict[str, object] = {
+        "append_s": filling,
+        "gigabytes": store.size * store.layout.width * 4 / 1e9,
+    }
+    for measure in measures:
+        result = measure_queries(
+            Contest(store, measure, args.top, faiss_threads=threads, kept=not args.bounded),
+            args.repeats,
+        )
+        if args.check:
+            target = next(make_tasks(1, spec, seed=3))[1]
+            result["exact"] = is_exact(store, target, measure, args.top)
+        results[measure] = result
+    store.close()
+    return results
 
 
 def main() -> None:
@@ -150,31 +249,26 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--features", type=int, default=512)
     parser.add_argument("--bins", type=int, default=100)
-    parser.add_argument("--measure", default="bkld-small-target")
+    parser.add_argument("--measure", action="append", choices=sorted(MEASURES), help="default: all")
     parser.add_argument("--top", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="of BLAS and faiss")
-    parser.add_argument("--folder", type=Path, default=None, help="keep the store here")
+    parser.add_argument("--folder", type=Path, default=None, help="keep the stores here")
     parser.add_argument("--faiss", action="store_true", help="compare (holds all in memory)")
+    parser.add_argument("--bounded", action="store_true", help="keep nothing mapped, ever")
     parser.add_argument("--check", action="store_true", help="compare with all exact distances")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     args = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        threadpool_limits(limits=args.threads, user_api="blas"),
-    ):
-        spec = make_spec(args.features, args.bins)
-        store = create(args.folder or Path(temporary), spec, args.measure)
-        new = make_tasks(args.tasks, spec) if store.size < args.tasks else iter(())
-        result: dict[str, object] = {"append_s": seconds(lambda: append(store, new))}
-        result |= {"tasks": len(store), "gigabytes": store.size * store.layout.width * 4 / 1e9}
-        result |= measure_queries(
-            store, args.measure, args.top, args.repeats, args.threads, args.faiss
-        )
-        if args.check:
-            target = next(make_tasks(1, spec, seed=3))[1]
-            result["exact"] = is_exact(store, target, args.measure, args.top)
-    text = json.dumps({**result, "threads": args.threads, "measure": args.measure}, indent=2)
+    asked = {name: getattr(args, name) for name in ("tasks", "threads", "repeats")}
+    result: dict[str, object] = {**asked, "load": os.getloadavg()}
+    chosen = args.measure or sorted(MEASURES)
+    with threadpool_limits(limits=args.threads, user_api="blas"):
+        for kind in sorted({MEASURES[measure] for measure in chosen}):
+            measures = [measure for measure in chosen if MEASURES[measure] == kind]
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = (args.folder or Path(temporary)) / kind
+                result[kind] = of_layout(folder, measures, args)
+    text = json.dumps({**result, "load_after": os.getloadavg()}, indent=2)
     print(text)
     if args.json is not None:
         args.json.write_text(text + "\n")

@@ -78,8 +78,8 @@ def architectures(
     from fl_client.architecture_search import search, target_of
     from fl_client.device import choose_device
     from fl_client.halving import Budget
-    from fl_client.presets import chosen_candidates, find_preset
     from fl_client.site import read_site
+    from protocol.presets import chosen_candidates, find_preset
 
     chosen = chosen_candidates(find_preset(preset), tuple(candidate or ()), baseline)
     target = None if release is None else target_of(release)

@@ -13,11 +13,11 @@ from fl_client.candidates import Candidate
 from fl_client.comparison import Difference, paired_difference
 from fl_client.efforts import ladder
 from fl_client.halving import Budget, Course, Race
-from fl_client.presets import Preset
 from fl_client.site import Site
 from fl_client.training import DEFAULT_LR
 from fl_client.trials import HEAD_BATCH, Measured
 from protocol.experiment import Architecture, Experiment
+from protocol.presets import Preset
 
 METRICS = ("balanced_accuracy", "auroc")
 """Metrics that experiments are made of, on test data."""

@@ -12,13 +12,13 @@ from fl_client.candidates import prepare
 from fl_client.efforts import ladder
 from fl_client.extract import BATCH_SIZE
 from fl_client.halving import Budget, Trial, successive_halving
-from fl_client.presets import Preset
 from fl_client.progress import show_progress
 from fl_client.site import Site
 from fl_client.trials import Trials
 from protocol.errors import ConfigError
 from protocol.files import file_digest
 from protocol.fingerprint import LIMIT
+from protocol.presets import Preset
 from protocol.statement import utc_now
 
 

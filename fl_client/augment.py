@@ -28,7 +28,7 @@ def training_augmentation(preprocess: Preprocess, seed: int) -> A.Compose:
         [
             A.RandomCrop(preprocess.crop, preprocess.crop),
             A.HorizontalFlip(p=0.5),
-            A.Affine(translate_percent=0.06, scale=(0.9, 1.1), rotate=(-10, 10), p=0.7),
+            A.Affine(translate_percent=(-0.06, 0.06), scale=(0.9, 1.1), rotate=(-10, 10), p=0.7),
             A.RandomBrightnessContrast(0.15, 0.15, p=0.5),
             A.Normalize(preprocess.mean, preprocess.std),
         ],

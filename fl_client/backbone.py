@@ -55,10 +55,10 @@ def load_backbone(spec: Spec, device: torch.device | str = "cpu") -> torch.nn.Mo
         If the weights are missing or other ones; never falls back to random weights.
     """
     model = create_model(spec.backbone, spec.weights.source)
-    if model.num_features != spec.features:
+    width = feature_width(model)
+    if width != spec.features:
         raise ConfigError(
-            f"spec {spec.name}: {spec.backbone} has {model.num_features} features, "
-            f"not {spec.features}"
+            f"spec {spec.name}: {spec.backbone} has {width} features, not {spec.features}"
         )
     digest = weights_digest(model)
     if spec.weights.sha256 not in (None, digest):
@@ -104,6 +104,15 @@ def create_model(backbone: str, source: str) -> Any:
     path = _find_weights(source)
     model.load_state_dict(_fit(model.state_dict(), _read_state(path), path), strict=True)
     return model.eval()
+
+
+def feature_width(model: Any) -> int:
+    """Return how many features a model without classifier gives for an image.
+
+    timm's ``num_features`` is what its last convolutional stage gives, which is another number
+    where layers follow the pooling, as in MobileNetV3.
+    """
+    return int(model.head_hidden_size)
 
 
 def weights_digest(model: torch.nn.Module) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fl_client.backbone import create_model, weights_digest
+from fl_client.backbone import create_model, feature_width, weights_digest
 from fl_client.device import choose_device
 from fl_client.extract import BATCH_SIZE, extract
 from fl_client.projection import directions
@@ -177,7 +177,7 @@ def make_recipe(
                 mean=[float(value) for value in mean or own["mean"]],
                 std=[float(value) for value in std or own["std"]],
             ),
-            features=int(model.num_features),
+            features=feature_width(model),
             bins=bins,
             sampling=sampling or Sampling(),
         )

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from fl_client.candidates import Candidate, load_candidate
 from fl_client.data_digest import known_digest
 from fl_client.extract import BATCH_SIZE, extract
+from fl_client.feature_files import keep_features, used
 from fl_client.site import Site
 from protocol.errors import DataError
-from protocol.files import atomic_write, sha256_hex
+from protocol.files import sha256_hex
 
 
 class CandidateFeatures:
@@ -100,13 +101,14 @@ class CandidateFeatures:
             rows, features = stored["rows"], stored["features"]
             fits = features.shape == (len(rows), self._candidate.recipe.features)
             if fits and np.isin(rows, np.arange(len(self._site.images))).all():
+                used(self._path)
                 return rows, features
         return np.zeros(0, np.int64), np.zeros((0, self._candidate.recipe.features), np.float32)
 
     def _write(self, rows: NDArray[np.int64], features: NDArray[np.float32]) -> None:
         data = safetensors.numpy.save({"rows": rows, "features": features})
         try:
-            atomic_write(self._path, data, mode=0o600)
+            keep_features(self._path, data)
         except OSError as error:
             raise DataError(
                 f"state folder {self._path.parent} cannot be written ({error.strerror}): name "

@@ -200,7 +200,8 @@ def in_words(policy: Policy) -> str:
         if policy.release == "private"
         else "with noise where the coordinator asks for it, else plain"
     )
-    rest = "and takes part in training" if policy.training else "and no training"
+    planned = ", trials and plans" if policy.plans else ""
+    rest = f"and takes part in training{planned}" if policy.training else "and no training"
     return (
         f"lets fingerprints of {specs} go {how}, from {policy.min_images} images and "
         f"{policy.min_patients} patients on{bins}, {noise}, {rest}"

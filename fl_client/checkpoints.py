@@ -56,6 +56,16 @@ class Checkpoints:
         name = run if _PLAIN_NAME.fullmatch(run) else sha256_hex(run.encode())
         self.run, self.folder = run, state / "checkpoints" / name
 
+    def coordinator(self) -> str | None:
+        """Return the id of the key that signed the log which is kept; None where none is.
+
+        Raises
+        ------
+        BadLog
+            If the key cannot be read.
+        """
+        return key_id(self._pinned()) if (self.folder / KEY).exists() else None
+
     def newest(self) -> Checkpoint | None:
         """Return the checkpoint that was kept last.
 

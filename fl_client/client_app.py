@@ -1,4 +1,4 @@
-"""The site's ClientApp: roll call, fingerprint, and its part in co-training."""
+"""The site's ClientApp: roll call, fingerprint, trials, plans, and its part in co-training."""
 
 from __future__ import annotations
 
@@ -10,29 +10,41 @@ from flwr.clientapp import ClientApp
 
 from fl_client.checkpoints import keep_checkpoint
 from fl_client.node import current_site, site_coordinators
-from fl_client.plugin import add_fingerprinting, answering, answering_round, site_gate
+from fl_client.plan_acceptance import accept_plan
+from fl_client.plans import require_planned
+from fl_client.plugin import add_fingerprinting, answering, answering_round, outside, site_gate
+from fl_client.trial_limit import trial_digest
 from protocol.errors import MalformedMessage
 from protocol.orders import Order, order_from_config
+from protocol.plan_records import from_recipes_request, from_shown_plan, to_accepted, to_recipes
 from protocol.records import from_checkpoint, to_kept
 from protocol.sharing import Arrays
 
 app = add_fingerprinting(ClientApp(), keep_features=True)
 
-_learners: dict[tuple[str, ...], Any] = {}
+_learners: dict[tuple[str, str], tuple[tuple[object, ...], Any]] = {}
+"""Of each site the learner of the run's own knowledge, and the last one of another."""
 
 
-def _learner(context: Context, order: Order) -> Any:
+def _learner(context: Context, order: Order, *, trial: bool = False) -> Any:
     """Return this site's learner; its data and features are loaded once a process."""
     gate = site_gate(context, keep_features=True)
+    site, device, own = gate.site, gate.device, order.knowledge.is_default
     # the order came from outside: the gate stands before weights and images alike
-    gate.admit(order.spec, order.run, order.arm)
-    site, device = gate.site, gate.device
-    key = (str(site.folder), order.spec.digest, order.recipe, str(device), str(order.seed))
-    if key not in _learners:
+    planned = trial or bool(order.plan) or not own
+    tried = trial_digest(order) if trial else ""
+    with gate.admitting(order.spec, order.run, order.arm, planned=planned, trial=tried):
+        if not trial:
+            require_planned(site, order)
+    key = str(site.folder), "own" if own else "other"
+    what = (order.spec.digest, order.recipe, device, order.seed, order.knowledge.digest)
+    if key not in _learners or _learners[key][0] != what:
         from fl_client.learner import Learner
 
-        _learners[key] = Learner(site, order.spec, order.recipe, device, order.seed)
-    return _learners[key]
+        _learners.pop(key, None)  # a site trains with one knowledge after the other
+        learner = Learner(site, order.spec, order.recipe, device, order.seed, order.knowledge)
+        _learners[key] = what, learner
+    return _learners[key][1]
 
 
 def _order(message: Message) -> Order:
@@ -57,6 +69,26 @@ def checkpoint(message: Message, context: Context) -> RecordDict:
     return to_kept(keep_checkpoint(current_site(context), shown, site_coordinators(context)))
 
 
+@app.query("recipes")
+@answering
+def recipes(message: Message, context: Context) -> RecordDict:
+    """Say which architectures the site has weights for, and how it would use them."""
+    asked = from_recipes_request(message.content)
+    site_gate(context, keep_features=True).require_plans()
+    from fl_client.recipes import site_recipes
+
+    return to_recipes(site_recipes(asked, outside))
+
+
+@app.query("plan")
+@answering
+def plan(message: Message, context: Context) -> RecordDict:
+    """Check and keep the signed plan that the site is to train by, or refuse it."""
+    shown = from_shown_plan(message.content)
+    gate = site_gate(context, keep_features=True)
+    return to_accepted(accept_plan(gate, shown, site_coordinators(context)))
+
+
 @app.query("body")
 @answering
 def body(message: Message, context: Context) -> RecordDict:
@@ -68,11 +100,21 @@ def body(message: Message, context: Context) -> RecordDict:
 @app.train("alone")
 @answering
 def train_alone(message: Message, context: Context) -> RecordDict:
-    """Train with the whole budget and nobody else; only the scores leave."""
+    """Train with the whole budget and nobody else; only the scores, and the choice, leave."""
     order = _order(message)
     learner = _learner(context, order)
-    scores = learner.train_alone(order)
-    return RecordDict({"metrics": MetricRecord({**scores, "num-examples": learner.examples})})
+    return _judged(learner, order, learner.train_alone(order, _start(message, learner, order)))
+
+
+@app.train("trial")
+@answering
+def train_trial(message: Message, context: Context) -> RecordDict:
+    """Train alone with what is tried; only the scores leave, and no model is kept."""
+    order = _order(message)
+    if order.plan or order.guard_against:
+        raise MalformedMessage("a trial follows no plan, and no model is chosen after it")
+    learner = _learner(context, order, trial=True)
+    return _judged(learner, order, learner.try_out(order, _start(message, learner, order)))
 
 
 @app.train("join")
@@ -102,6 +144,14 @@ def evaluate(message: Message, context: Context) -> RecordDict:
     order = _order(message)
     learner = _learner(context, order)
     return _judged(learner, order, learner.finish(order, _arrays(message)))
+
+
+def _start(message: Message, learner: Any, order: Order) -> Arrays | None:
+    """Return the body that came along to start from, checked; None where training starts anew."""
+    if order.knowledge.start is None:
+        return None
+    started: Arrays = learner.require_start(_arrays(message))
+    return started
 
 
 def _judged(learner: Any, order: Order, scores: Mapping[str, float]) -> RecordDict:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from fl_client.data_digest import known_digest
 from fl_client.device import choose_device
 from fl_client.extract import BATCH_SIZE, extract
+from fl_client.feature_files import keep_features, used
 from fl_client.site import Site
 from protocol.errors import DataError
 from protocol.files import atomic_write, sha256_hex
@@ -68,7 +69,7 @@ def cached_features(
         counts = extract(site.images, spec, **options).counts  # type: ignore[arg-type]
     assert features is not None
     assert counts is not None
-    atomic_write(path, safetensors.numpy.save({"features": features, "counts": counts}), mode=0o600)
+    keep_features(path, safetensors.numpy.save({"features": features, "counts": counts}))
     return features, counts
 
 
@@ -88,7 +89,10 @@ def _read(
     except (OSError, SafetensorError, KeyError):
         return None
     fits = features.shape == (images, spec.features) and counts.shape == (spec.width, spec.bins)
-    return (features, counts) if fits else None
+    if not fits:
+        return None
+    used(path)
+    return features, counts
 
 
 def _probe(folder: Path) -> None:

@@ -23,6 +23,7 @@ from fl_client.release import describe, make_binding, sign_release
 from fl_client.releases import RENEWAL, Kept, Releases
 from fl_client.requests import Requests
 from fl_client.site import Site
+from fl_client.trial_limit import require_trial_left
 from fl_client.turns import turn
 from protocol.errors import PolicyError
 from protocol.keys import Signer
@@ -90,28 +91,72 @@ class Gate:
         with self._passing(spec, run, asked) as kept:
             return kept
 
-    def admit(self, spec: Spec, run: str, arm: str) -> None:
+    def admit(self, spec: Spec, run: str, arm: str, *, planned: bool = False) -> None:
+        """Let a training order pass, or refuse it; see `admitting`."""
+        with self.admitting(spec, run, arm, planned=planned):
+            pass
+
+    @contextmanager
+    def admitting(
+        self, spec: Spec, run: str, arm: str, *, planned: bool = False, trial: str = ""
+    ) -> Iterator[None]:
         """Let a training order pass, or refuse it; asked at every order, recorded once an arm.
+
+        What is refused within is recorded, too.
+
+        Parameters
+        ----------
+        spec, run, arm
+            Of the order.
+        planned : bool
+            Whether it is a trial, or trains as a plan says.
+        trial : str
+            Digest of a trial's order; empty for what is none.
 
         Raises
         ------
         PolicyError
-            As in `answer`, or with reason ``training-not-allowed``.
+            As in `answer`, with reason ``training-not-allowed`` or ``plans-not-allowed``, or as
+            in `fl_client.trial_limit.require_trial_left`.
         """
-        with self._recorder.refusals(spec, run, arm):
+        with self.recorder.refusals(spec, run, arm):
             private = self.policy.release == "private"
             gate(self.policy, spec, self.site, private=private, approved=True)
-            if not self.policy.training:
-                raise PolicyError(
-                    f"{self.policy.name}: site {self.site.name} gives fingerprints only",
-                    "training-not-allowed",
-                )
+            self._require_training()
+            if planned:
+                self.require_plans()
+            if trial:
+                require_trial_left(self.site, run, trial)
             self._require_not_denied(spec)
             if self.policy.waits(spec):
                 kept = self._kept(spec)
                 if kept is None or not kept.holds(utc_now()):
                     self._wait(spec, run)
-        self._recorder.training(spec, run, arm)
+            yield
+        self.recorder.training(spec, run, arm, trial)
+
+    def require_plans(self) -> None:
+        """Raise unless the site takes part in trials and plans.
+
+        Raises
+        ------
+        PolicyError
+            With reason ``training-not-allowed`` or ``plans-not-allowed``.
+        """
+        self._require_training()
+        if not self.policy.plans:
+            raise PolicyError(
+                f"{self.policy.name}: site {self.site.name} trains as the run itself has it, and "
+                "takes no part in trials and plans",
+                "plans-not-allowed",
+            )
+
+    def _require_training(self) -> None:
+        if not self.policy.training:
+            raise PolicyError(
+                f"{self.policy.name}: site {self.site.name} gives fingerprints only",
+                "training-not-allowed",
+            )
 
     def check(self, spec: Spec, asked: AskedTerms) -> None:
         """Ask the policy about a request, but for a person's approval.
@@ -168,12 +213,12 @@ class Gate:
     @contextmanager
     def _passing(self, spec: Spec, run: str, asked: AskedTerms) -> Iterator[Kept]:
         """Yield what may leave, and write down that it does."""
-        with self._recorder.refusals(spec, run):
+        with self.recorder.refusals(spec, run):
             self.check(spec, asked)
             with turn(self.site.state) if self.keeps else nullcontext():
                 kept = self._let_go(spec, run, asked)
                 yield kept
-                self._recorder.departure(spec, run, kept)
+                self.recorder.departure(spec, run, kept)
 
     def _let_go(self, spec: Spec, run: str, asked: AskedTerms) -> Kept:
         """Return the release of what the policy does not forbid: a kept one, or a new one."""
@@ -197,7 +242,8 @@ class Gate:
         return signed
 
     @property
-    def _recorder(self) -> Recorder:
+    def recorder(self) -> Recorder:
+        """What writes this gate's decisions down."""
         return Recorder(self.site, self.policy, self.keeps)
 
     @cached_property

@@ -54,13 +54,13 @@ class Entry(BaseModel):
         What was asked for.
     decision : str
         ``released``, ``released-again``, ``refused``, ``awaiting-approval``, ``approved``,
-        ``denied`` or ``training``.
+        ``denied``, ``training`` or ``plan``, which was accepted.
     reason, message : str
         Why something was refused.
     bytes : int
         Size of the safetensors file that left; 0 when none did.
     sha256 : str
-        Digest of the file that left or was approved.
+        Digest of the file that left or was approved, of the plan, or of a trial's order.
     images : int
         Number of images behind it: counted, where noise was added.
     patients : int or None

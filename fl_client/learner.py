@@ -8,17 +8,21 @@ from collections import Counter
 import torch
 from torch import nn
 
-from fl_client.augment import SiteImages, evaluation_view, training_augmentation
+from fl_client.augment import SiteImages
 from fl_client.backbone import load_backbone
 from fl_client.device import choose_device
-from fl_client.features import cached_features
+from fl_client.learner_data import learner_data
 from fl_client.model import Adapter, SiteModel, class_weights
 from fl_client.models import RunModels, Scores, gains
+from fl_client.policy_training import DrawnViews
+from fl_client.recipes import ordered_candidate
 from fl_client.site import Site
 from fl_client.splits import split_site
-from fl_client.training import DEFAULT_LR, TrainData, evaluate, feature_data, fit
+from fl_client.start import require_start
+from fl_client.training import DEFAULT_LR, evaluate, fit
 from protocol.errors import DataError
 from protocol.orders import Order
+from protocol.plan import Knowledge
 from protocol.sharing import (
     BODY,
     HIDDEN,
@@ -30,6 +34,9 @@ from protocol.sharing import (
 )
 from protocol.spec import Spec
 from protocol.taskcard import class_keys
+from protocol.weights import body_of
+
+RUNS_OWN = Knowledge()
 
 
 class Learner:
@@ -48,17 +55,30 @@ class Learner:
         Where to compute; None chooses.
     seed : int
         Of the site's splits.
+    knowledge : Knowledge
+        Architecture, augmentation and start instead of the run's own.
 
     Raises
     ------
     DataError
         If the site holds fewer than two classes, two of one meaning, or no training data.
+    FedprintError
+        If the site cannot use the knowledge, see `ordered_candidate` and `policy_of`.
     """
 
     def __init__(
-        self, site: Site, spec: Spec, recipe: Recipe, device: str | None, seed: int
+        self,
+        site: Site,
+        spec: Spec,
+        recipe: Recipe,
+        device: str | None,
+        seed: int,
+        knowledge: Knowledge = RUNS_OWN,
     ) -> None:
-        self.site, self.spec, self.recipe = site, spec, recipe
+        self.site, self.recipe, self.knowledge = site, recipe, knowledge
+        ordered = knowledge.architecture
+        candidate = None if ordered is None else ordered_candidate(ordered)
+        self.spec = spec if candidate is None else candidate.recipe
         self.classes = class_keys(site.card)
         if len(self.classes) < 2:
             raise DataError(f"site {site.name} holds one class only: training needs at least two")
@@ -71,40 +91,51 @@ class Learner:
         if len(splits["train"]) == 0:
             raise DataError(f"site {site.name} has no training images: correct its split column")
         self.device = choose_device(device)
-        if recipe == "adapter":
-            features, _ = cached_features(site, spec, device)
-            self.data = feature_data(features, site.labels, self.classes, splits)
-        else:
-            training = training_augmentation(spec.preprocess, seed)
-            self.data = TrainData(
-                SiteImages(site.images, spec, training),
-                SiteImages(site.images, spec, evaluation_view(spec.preprocess)),
-                site.labels,
-                self.classes,
-                splits,
-            )
+        self.data = learner_data(
+            site, candidate or spec, recipe, knowledge.augmentation, self.classes, seed, device
+        )
 
     @property
     def examples(self) -> int:
         """Number of training images: the site's weight in every mean."""
         return len(self.data.splits["train"])
 
-    def start(self, seed: int) -> Arrays:
-        """Return how a model starts: the body and the head rows of the site's classes."""
-        body = (
-            initial_adapter(self.spec.features, seed) if self.recipe == "adapter" else self.body()
-        )
-        return body | self._rows(seed)
+    def start(self, seed: int, given: Arrays | None = None) -> Arrays:
+        """Return how a model starts: the body and the head rows of the site's classes.
+
+        The body is the one that is given; without it a new adapter or the pretrained backbone.
+        """
+        own = initial_adapter(self.spec.features, seed) if self.recipe == "adapter" else None
+        return (given or own or self.body()) | self._rows(seed)
+
+    def require_start(self, arrays: Arrays) -> Arrays:
+        """Return the body that came along with an order to start from it, having checked it.
+
+        Raises
+        ------
+        VerificationError
+            If it is not the one that the knowledge names, or no body of this network.
+        """
+        assert self.knowledge.start is not None
+        named = self._body()[0].named_parameters()
+        shapes = {BODY + name: tuple(parameter.shape) for name, parameter in named}
+        return require_start(self.knowledge.start, arrays, self.spec.backbone, shapes)
 
     def body(self) -> Arrays:
         """Return the pretrained backbone's parameters by array name."""
         named = self._body()[0].named_parameters()
         return {BODY + name: p.detach().cpu().numpy().copy() for name, p in named}
 
-    def train_alone(self, order: Order) -> Scores:
-        """Train with the whole budget, keep the model, and return its scores."""
-        model = self._trained(order, self.start(order.seed))
-        return self._keep(order, model)
+    def train_alone(self, order: Order, given: Arrays | None = None) -> Scores:
+        """Train with the whole budget, keep the model, and return its scores.
+
+        Starts from the body that is `given`, as in `start`.
+        """
+        return self._keep(order, self._trained(order, self.start(order.seed, given)))
+
+    def try_out(self, order: Order, given: Arrays | None = None) -> Scores:
+        """Train as alone, and return the scores; nothing is kept."""
+        return self._scores(self._trained(order, self.start(order.seed, given)))
 
     def train_join(self, order: Order, arrays: Arrays) -> Scores:
         """Train with the whole budget from a finished group's arrays, keep the model, score it.
@@ -117,6 +148,8 @@ class Learner:
 
     def train_round(self, order: Order, arrays: Arrays) -> Arrays:
         """Train one round on what the group shares; return what goes back."""
+        if self.knowledge.start is not None and order.server_round == 1:
+            self.require_start(body_of(arrays))
         models = RunModels(self.site, order.run, order.arm)
         private = self._private(order, arrays, models)
         after = self._trained(order, arrays | private).arrays()
@@ -131,23 +164,23 @@ class Learner:
         model.load_arrays(arrays | self._private(order, arrays, models))
         return self._keep(order, model)
 
-    def decide(self, order: Order, alone_arm: str) -> bool:
-        """Choose the final model: the group's if it gained on validation data, else the local one.
+    def decide(self, order: Order, before_arm: str) -> bool:
+        """Choose the final model: this arm's if it gained on validation data, else the one before.
 
         Raises
         ------
         DataError
             If one of the two was never scored in this run.
         """
-        local = RunModels(self.site, order.run, alone_arm)
-        group = RunModels(self.site, order.run, order.arm)
-        before, after = local.load_scores(), group.load_scores()
+        kept = RunModels(self.site, order.run, before_arm)
+        new = RunModels(self.site, order.run, order.arm)
+        before, after = kept.load_scores(), new.load_scores()
         if before is None or after is None:
             raise DataError(f"site {self.site.name} has not trained both models to choose from")
-        keeps_group = gains(before, after)
-        chosen = group if keeps_group else local
+        keeps_new = gains(before, after)
+        chosen = new if keeps_new else kept
         RunModels(self.site, order.run, "final").save("model", chosen.load("model"))
-        return keeps_group
+        return keeps_new
 
     def _rows(self, seed: int) -> Arrays:
         width = HIDDEN if self.recipe == "adapter" else self.spec.features
@@ -180,7 +213,7 @@ class Learner:
     def _trained(self, order: Order, arrays: Arrays) -> SiteModel:
         seed = zlib.crc32(f"{order.seed} {order.server_round} {self.site.name}".encode())
         torch.manual_seed(seed)
-        if isinstance(self.data.train, SiteImages):
+        if isinstance(self.data.train, SiteImages | DrawnViews):
             self.data.train.reseed(seed)
         model = self._model(order)
         model.load_arrays(arrays)
@@ -195,13 +228,15 @@ class Learner:
         )
         return model
 
-    def _keep(self, order: Order, model: SiteModel) -> Scores:
-        models = RunModels(self.site, order.run, order.arm)
-        scores = {
+    def _scores(self, model: SiteModel) -> Scores:
+        return {
             f"{split}_{metric}": value
             for split in ("val", "test")
             for metric, value in evaluate(model, self.data, split).items()
         }
+
+    def _keep(self, order: Order, model: SiteModel) -> Scores:
+        models, scores = RunModels(self.site, order.run, order.arm), self._scores(model)
         models.save("model", model.arrays())
         models.save_scores(scores)
         return scores

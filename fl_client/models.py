@@ -22,6 +22,8 @@ from protocol.files import atomic_write
 from protocol.sharing import Arrays
 
 Scores = dict[str, float]
+DECISIVE = ("val_auroc", "val_balanced_accuracy")
+"""What the guard compares models by: the first of these that is defined for both."""
 T = TypeVar("T")
 
 
@@ -92,17 +94,20 @@ def _parsed(path: Path, parse: Callable[[bytes], dict[str, T]]) -> dict[str, T] 
 def gains(alone: Scores, together: Scores) -> bool:
     """Tell whether training together gained on the site's own validation data.
 
-    Compared by balanced accuracy, and where that is equal (validation data of a small site has few
-    steps) by the loss; a site without validation data keeps its local model.
+    Compared by AUROC, which has more steps on a dozen images than balanced accuracy has, by this
+    where AUROC is undefined, and where both models are equal by the loss. A site without
+    validation data keeps its local model.
 
     Parameters
     ----------
     alone, together : dict
-        Scores with ``val_balanced_accuracy`` and ``val_loss``.
+        Scores with ``val_auroc``, ``val_balanced_accuracy`` and ``val_loss``.
     """
-    before, after = alone["val_balanced_accuracy"], together["val_balanced_accuracy"]
-    if math.isnan(before) or math.isnan(after):
+    pairs = [(alone[name], together[name]) for name in DECISIVE]
+    known = [pair for pair in pairs if not any(math.isnan(value) for value in pair)]
+    if not known:
         return False
+    before, after = known[0]
     if not math.isclose(before, after, abs_tol=1e-9):
         return after > before
     return together["val_loss"] < alone["val_loss"]

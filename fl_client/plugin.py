@@ -129,7 +129,7 @@ def answering(answer: Answer, refuse: Refuse = _refusal) -> Callable[[Message, C
                 *(node_name(context), context.run_id, reason, text),
                 exc_info=not expected,
             )
-            return refuse(message, reason, _outside(error))
+            return refuse(message, reason, outside(error))
 
     return wrapped
 
@@ -139,7 +139,7 @@ def answering_round(answer: Answer) -> Callable[[Message, Context], Message]:
     return answering(answer, _error)
 
 
-def _outside(error: Exception) -> str:
+def outside(error: Exception) -> str:
     """Return what the coordinator may read: file names and subject ids stay at the site.
 
     In a simulation, where all is in one place, it may read everything.

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from fl_client.contribution import counted_number
 from fl_client.site import Site
@@ -53,6 +53,9 @@ class Policy(BaseModel):
         Digests of specs whose fingerprint goes without asking all the same.
     training : bool
         Whether the site takes part in training too; otherwise it gives fingerprints only.
+    plans : bool
+        Whether it also trains with other architectures, augmentation and starting weights than the
+        run's own: in trials, and as a plan that its coordinator signed says.
     release : {"private", "plain"}
         The least protection that a fingerprint leaves with: noise always, or noise where the
         coordinator asks for it.
@@ -74,9 +77,10 @@ class Policy(BaseModel):
     min_patients: int = Field(default=1, ge=1)
     min_class_patients: int = Field(default=1, ge=1)
     max_bins: int | None = Field(default=None, ge=2)
-    automatic: bool = False
+    automatic: StrictBool = False
     approved: list[str] = []
-    training: bool = True
+    training: StrictBool = True
+    plans: StrictBool = True
     release: Literal["private", "plain"] = "private"
     epsilon: float = Field(default=EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
     delta: float = Field(default=DELTA, ge=LEAST_DELTA, le=MOST_DELTA)
@@ -127,9 +131,11 @@ def load_policy(path: Path | str) -> Policy:
 
 def _fault(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    if first["type"] != "extra_forbidden":
-        return one_line(error)
-    return f"unknown field {first['loc'][0]}: the fields are {', '.join(Policy.model_fields)}"
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {first['loc'][0]}: the fields are {', '.join(Policy.model_fields)}"
+    if first["type"] == "bool_type":  # no guess at what "no" means for what may leave
+        return f"{first['loc'][0]} is neither true nor false: write one of them, without quotes"
+    return one_line(error)
 
 
 def gate(

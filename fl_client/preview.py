@@ -64,13 +64,17 @@ class ReceiverSummary(BaseModel):
 
 
 class PolicySummary(BaseModel):
-    """The release policy that it would go under, and whether the site may train under it too."""
+    """The release policy that it would go under, and whether the site may train under it too.
+
+    `plans` says whether it also takes part in trials, and trains as signed plans say.
+    """
 
     name: str
     digest: str
     file: str
     automatic: bool
     training: bool
+    plans: bool
 
 
 class Summary(BaseModel):
@@ -129,6 +133,7 @@ def summarise(desk: Desk, request: Request, payload: bytes) -> Summary:
             file=str(settings.policy),
             automatic=not gate.policy.waits(request.spec),
             training=gate.policy.training,
+            plans=gate.policy.training and gate.policy.plans,
         ),
         key_id=desk.key_id,
         expires=terms.expires,
@@ -173,8 +178,25 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         "training": "approving this also lets the site train with its group: "
         f"{'yes' if summary.policy.training else 'no'} (policy: training)"
         + ("; the model's updates carry no noise" if _trains_private(summary) else ""),
+        "plans": "with training it tries other architectures, augmentation and starting weights "
+        "for its group, and trains as a plan of its coordinator says: "
+        f"{'yes' if summary.policy.plans else 'no'} (policy: plans)",
+        "weights": _weights(card),
     }
     return [(name, printable(text)) for name, text in lines.items()]
+
+
+def _weights(card: TaskCard) -> str:
+    """Say what may become of weights that were trained on the site's images."""
+    if not card.shares_weights:
+        return (
+            "weights trained on these images stay with the run and its group "
+            "(site.toml: shares_weights = false)"
+        )
+    return (
+        "weights trained on these images may be handed on to other groups and later runs, where "
+        "all sites that trained them agree (site.toml: shares_weights = true)"
+    )
 
 
 def _capped(summary: Summary) -> str:

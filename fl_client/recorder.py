@@ -13,6 +13,7 @@ from fl_client.site import Site
 from protocol.errors import FedprintError
 from protocol.files import sha256_hex
 from protocol.spec import Spec
+from protocol.statement import utc_now
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,27 @@ class Recorder:
             )
         )
 
-    def training(self, spec: Spec, run: str, arm: str) -> None:
-        """Record that the site takes part in an arm's training, once."""
-        self._add(make_entry(self.site, spec, self.policy, "training", run=run, arm=arm))
+    def training(self, spec: Spec, run: str, arm: str, trial: str = "") -> None:
+        """Record that the site takes part in an arm's training, or tries what `trial` is, once."""
+        made = make_entry(self.site, spec, self.policy, "training", run=run, arm=arm)
+        if not trial:
+            self._add(made)
+        elif self.keeps and not any(History(self.site.state).read(run, trial)):
+            History(self.site.state).add(made.model_copy(update={"sha256": trial}))
+
+    def plan(self, released: Entry, sha256: str) -> None:
+        """Record that the site accepted a plan for what it released in a run."""
+        if self.keeps:
+            History(self.site.state).add(self._about_plan(released, decision="plan", sha256=sha256))
+
+    def refused_plan(self, released: Entry, error: FedprintError) -> None:
+        """Record that it refused one."""
+        said = {"reason": reason_of(error), "message": str(error)[:1000]}
+        self._add(self._about_plan(released, decision="refused", sha256="", **said))
+
+    def _about_plan(self, released: Entry, **values: str) -> Entry:
+        more = {"time": utc_now(), "policy": self.policy.digest, "bytes": 0, "privacy": None}
+        return released.model_copy(update={"arm": "planned", **more, **values})
 
     @contextmanager
     def refusals(self, spec: Spec, run: str, arm: str = "") -> Iterator[None]:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, ValidationError
 
 from protocol.errors import DataError, one_line
 from protocol.names import SiteName
@@ -67,7 +67,15 @@ class SiteTable(BaseModel):
 
 
 class TaskTable(BaseModel):
-    """``[task]``: what the task card says beside the names of the classes."""
+    """``[task]``: what the task card says beside the names of the classes.
+
+    Parameters
+    ----------
+    name, modality, anatomy, keywords, objective, shares_weights
+        See `protocol.taskcard.TaskCard`.
+    codes : dict
+        Code of a public vocabulary, by the name of the class.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,6 +85,7 @@ class TaskTable(BaseModel):
     keywords: list[str] = []
     objective: _Name = "classification"
     codes: dict[str, str] = {}
+    shares_weights: StrictBool = False
 
 
 class DataTable(BaseModel):

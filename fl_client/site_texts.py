@@ -63,6 +63,10 @@ automatic = {automatic}
 
 # false: the site gives fingerprints only and does not train with others.
 training = true
+
+# false: the site trains with the architecture, augmentation and start of the run itself only. It
+#        tries no others for its group, and accepts no plan that its coordinator signs.
+plans = true
 """
 
 
@@ -128,6 +132,9 @@ def _task_lines(task: TaskTable) -> list[str]:
             task.codes or None,
             "of classes, from a public vocabulary",
             instead={"lesion": "SCT:52988006"},
+        ),
+        _line(
+            "shares_weights", task.shares_weights, "may trained weights go to other groups, runs?"
         ),
     ]
 

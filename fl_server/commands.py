@@ -28,6 +28,14 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show Flower's whole lo
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run folder if it holds an earlier run.")
 ]
+PoolOption = Annotated[
+    str,
+    typer.Option(
+        help="Knowledge pool that advises the run and takes it in when it is finished: a SQLite "
+        "file, made where there is none, or postgresql://USER@HOST/NAME.",
+        metavar="POOL",
+    ),
+]
 JsonOut = Annotated[
     Path | None,
     typer.Option("--json", callback=file_to_write, help="Also write the table as JSON here."),
@@ -71,20 +79,24 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Which images the sites draw, and all training.")] = 0,
+    pool: PoolOption = "",
     run_config: RunConfig = "",
     port: Port = 0,
     verbose: Verbose = False,
 ) -> None:
     """Run the main job on bundled real images: site folders, exchange, groups, training, report."""
     from fl_server.demo_data import write_demo_sites
-    from fl_server.simulation import run_simulation
+    from fl_server.settings import ARMS
+    from fl_server.simulation import check_before, run_simulation
 
+    asked, run_config = {"arms": ",".join(ARMS), **_advised_by(pool)}, f"seed={seed} {run_config}"
+    check_before(run_config, asked)
     from_scratch = out / "sites"
     typer.echo(f"writing the demo's site folders to {from_scratch}")
     folders = write_demo_sites(from_scratch, seed=seed)
     typer.echo(f"{len(folders)} sites, as hospitals would hold them")
     run_simulation(
-        from_scratch, out, f"seed={seed} {run_config}", port=port, verbose=verbose, overwrite=True
+        *(from_scratch, out, run_config), port=port, verbose=verbose, overwrite=True, asked=asked
     )
 
 
@@ -107,6 +119,7 @@ def deployment_demo(
 def simulate(
     sites_dir: Annotated[Path, typer.Argument(help="Folder of site folders.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    pool: PoolOption = "",
     run_config: RunConfig = "",
     port: Port = 0,
     verbose: Verbose = False,
@@ -115,7 +128,14 @@ def simulate(
     """Run the main job on any folder of site folders, on Flower's simulation engine."""
     from fl_server.simulation import run_simulation
 
-    run_simulation(sites_dir, out, run_config, port=port, verbose=verbose, overwrite=overwrite)
+    asked = _advised_by(pool)
+    run_simulation(
+        *(sites_dir, out, run_config), port=port, verbose=verbose, overwrite=overwrite, asked=asked
+    )
+
+
+def _advised_by(pool: str) -> dict[str, str]:
+    return {"pool": pool} if pool else {}
 
 
 def exchange(

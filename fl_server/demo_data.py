@@ -41,6 +41,8 @@ class SitePlan:
         Classes that the site holds, in equal parts.
     images : int
         Number of images.
+    shares_weights : bool
+        Whether weights that were trained on them may be handed on.
     """
 
     name: str
@@ -48,6 +50,7 @@ class SitePlan:
     data: str
     classes: tuple[str, ...]
     images: int
+    shares_weights: bool = True
 
 
 def _same(name: str, task: str, classes: tuple[str, ...], *sizes: int) -> list[SitePlan]:
@@ -70,7 +73,7 @@ SITES: tuple[SitePlan, ...] = (
     *_same("land", "land cover", _FIELD, 200, 120, 80),
     # Disjoint label sets of one data set: nobody else holds any of these classes.
     SitePlan("pasture", "pasture survey", "land cover", _PASTURE, 100),
-    SitePlan("farm", "farm survey", "land cover", _FARM, 120),
+    SitePlan("farm", "farm survey", "land cover", _FARM, 120, shares_weights=False),
 )
 """The sites of the demonstration, unequal in size."""
 
@@ -195,6 +198,7 @@ def _write_site(folder: Path, plan: SitePlan, pool: Pool, rows: Rows) -> Path:
     writer.writerows([("path", "label", "subject_id", "split"), *lines])
     atomic_write(folder / "labels.csv", table.getvalue())
     card = {"name": plan.task, **_CARDS[plan.data], "objective": "classification"}
+    card["shares_weights"] = plan.shares_weights
     task = "".join(f"{key} = {json.dumps(value)}\n" for key, value in card.items())
     atomic_write(folder / "site.toml", f'[task]\n{task}\n[data]\nmanifest = "labels.csv"\n')
     return folder

@@ -64,7 +64,7 @@ def run_deployment_demo(
     """
     require_psutil()
     values = {**SETTINGS, "min-sites": len(SITES), "seed": seed, **parse_run_config(run_config)}
-    check_settings(values)
+    settings = check_settings(values)
     _clear(out / DEPLOYMENT)
     prepare_run_folder(out, overwrite=True)
     folders = write_demo_sites(out / IMAGES, seed=seed, sites=SITES)
@@ -77,7 +77,7 @@ def run_deployment_demo(
             how = "a person approves each release" if first else "releases by its policy"
             show(f"site {folder.name}: keys made, enrolled, SuperNode started; {how}")
         person = Person(deployment, deployment.sites[APPROVES_FIRST], show)
-        values |= {"out": str(out.resolve())}
+        values |= {"out": str(out.resolve()), "pool": settings.pool}
         deployment.run(values, show=show, meanwhile=person.look, verbose=verbose)
     show("SuperLink and SuperNodes stopped")
     show(f"report: {out / 'report.html'}")

@@ -8,25 +8,27 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from fl_server.arms import ArmOutcome, arm_groups, run_arm
 from fl_server.closing import show_closed
 from fl_server.coordinator import Coordinator, open_coordinator
 from fl_server.decisions import Decision, decide_as
 from fl_server.exchange import Begun, Exchange, Patience, exchange_fingerprints
 from fl_server.late import join_at_the_end
-from fl_server.models import save_model
+from fl_server.outcome_records import experiments_of, write_experiments
 from fl_server.outcomes import metrics_file, recommendations_file
+from fl_server.pool_after import add_to_pool, check_pool
 from fl_server.report import write_report
 from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
 from fl_server.runstate import RunState, run_state
+from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
 from fl_server.suspects import note_suspicions
+from fl_server.train_arms import Revoked, train_arms
 from fl_server.witness import answers_of, enter, show_log
-from protocol.errors import FedprintError, VerificationError
+from protocol.errors import FedprintError
 from protocol.files import atomic_json, atomic_write, sha256_hex
 from protocol.runfiles import LeftOut
 from protocol.spec import load_spec
-from protocol.statement import utc_now
+from protocol.trials import TrialsFile
 
 log = logging.getLogger("fedprint")
 
@@ -57,10 +59,13 @@ def run(
 
     Raises
     ------
+    ConfigError
+        If the pool cannot be used.
     FedprintError
         If fewer sites than the quorum pass verification.
     """
     out = Path(settings.out)
+    check_pool(settings)
     with run_state(out, settings, name) as state:
         if state.resumed:
             log.info("resuming run %s in %s", state.run, out)
@@ -75,12 +80,9 @@ def run(
         state.tidy()
         if coordinator is not None:
             join_at_the_end(grid, settings, coordinator, exchange, state.progress)
+        add_to_pool(settings, out, coordinator.signer if coordinator else state.signer)
     log.info("run folder: %s", out)
     return out
-
-
-class Revoked(FedprintError):
-    """Sites lost their place in the trust store while the run was going on."""
 
 
 def _run_once(
@@ -90,22 +92,10 @@ def _run_once(
     exchange = _exchange(grid, settings, state, coordinator)
     decision = _decide(state.folder, exchange, settings)
     _show_log(grid, settings, state, exchange)
-    outcomes = _train(grid, settings, state, exchange, decision, coordinator)
+    outcomes = train_arms(grid, settings, state, exchange, decision, coordinator)
     _finish(state.folder, settings, state, exchange, decision, outcomes)
     show_closed(grid, state.folder, exchange, exchange.nodes, settings, state.progress)
     return exchange
-
-
-def _check_trust(exchange: Exchange, coordinator: Coordinator) -> None:
-    """Raise `Revoked` if a site's key is not good any more: the trust store may have changed."""
-    store, gone = open_coordinator(coordinator.folder).store, []
-    for site, release in exchange.releases.items():
-        try:
-            store.key_for(release.verified.key_id, site, utc_now())
-        except VerificationError:
-            gone.append(site)
-    if gone:
-        raise Revoked(f"key of {', '.join(gone)} not valid any more")
 
 
 def patience_of(settings: RunSettings) -> Patience:
@@ -182,49 +172,6 @@ def _show_log(grid: Grid, settings: RunSettings, state: RunState, exchange: Exch
     enter(exchange, answers)
 
 
-def _train(
-    grid: Grid,
-    settings: RunSettings,
-    state: RunState,
-    exchange: Exchange,
-    decision: Decision,
-    coordinator: Coordinator | None,
-) -> dict[str, ArmOutcome]:
-    journal = state.journal(decision.names)
-    outcomes: dict[str, ArmOutcome] = {}
-    groups = [group.sites for group in decision.groups.groups]
-    for arm in settings.arms:
-        if coordinator is not None:
-            _check_trust(exchange, coordinator)
-        who = arm_groups(arm, groups, decision.names, settings.seed)
-        log.info("training: %s (%d groups)", arm, len(who))
-        outcomes[arm] = run_arm(
-            arm,
-            who,
-            grid,
-            exchange,
-            settings,
-            outcomes.get("alone"),
-            journal=journal,
-            progress=state.progress,
-        )
-        _tell_arm(arm, outcomes[arm])
-        for name, arrays in outcomes[arm].models.items():
-            save_model(state.folder / "models" / f"{name}.safetensors", arrays)
-    return outcomes
-
-
-def _tell_arm(arm: str, outcome: ArmOutcome) -> None:
-    values = [s["test_balanced_accuracy"] for s in outcome.scores.values()]
-    if values:
-        log.info(
-            "%s: mean balanced accuracy %.3f on test data of %d sites, %.0f s",
-            *(arm, sum(values) / len(values), len(values), outcome.seconds),
-        )
-    for site, why in outcome.lost.items():
-        log.info("lost in training (%s): %s: %s", arm, site, why)
-
-
 def _finish(
     out: Path,
     settings: RunSettings,
@@ -239,6 +186,11 @@ def _finish(
         atomic_json(out / "metrics.json", metrics_file(outcomes, decision.names))
     seconds = exchange.seconds | {f"train {arm}": o.seconds for arm, o in outcomes.items()}
     ended = datetime.now(UTC)
+    if "planned" in outcomes:
+        trials = TrialsFile.model_validate_json((out / "trials.json").read_bytes()).trials
+        tasks = {site: release.digests["payload"] for site, release in exchange.releases.items()}
+        found = experiments_of(trials, tasks, settings, exchange.run, ended)
+        write_experiments(out, found)
     answers = answers_of(exchange.log)
     file = run_file(exchange, settings, seconds, state.started, ended, answers)
     atomic_json(out / "run.json", file)

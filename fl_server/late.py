@@ -18,6 +18,7 @@ from fl_server.exchange import Exchange, Patience, Release, exchange_newcomers
 from fl_server.join import join
 from fl_server.join_folder import received_newcomers, write_joined
 from fl_server.journal import Journal
+from fl_server.pool_after import add_to_pool
 from fl_server.progress import Progress
 from fl_server.reopen import Reopened, reopen
 from fl_server.roster import EnrolledRoster
@@ -79,6 +80,7 @@ def join_late(grid: Grid, settings: RunSettings, coordinator: Coordinator | None
             progress.finish("finished", message)
             raise
         progress.finish("finished")
+        add_to_pool(settings, out, coordinator.signer)
     return names
 
 

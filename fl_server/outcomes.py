@@ -27,8 +27,7 @@ def metrics_file(outcomes: Mapping[str, ArmOutcome], names: Sequence[str]) -> Me
         if not scores:
             continue
         test: dict[str, Any] = {arm: s["test_balanced_accuracy"] for arm, s in scores.items()}
-        grouped = outcomes.get("grouped", ArmOutcome())
-        kept = "grouped" if grouped.keeps_group.get(site) else "alone"
+        kept = _kept(outcomes, site)
         sites[site] = SiteMetrics.model_validate(
             {
                 **{arm: _number(value) for arm, value in test.items()},
@@ -46,6 +45,17 @@ def metrics_file(outcomes: Mapping[str, ArmOutcome], names: Sequence[str]) -> Me
     returned = {arm: dict(o.returned) for arm, o in outcomes.items() if o.returned}
     content = {"sites": sites, "plans": plans, "lost": lost, "returned": returned}
     return MetricsFile.model_validate(content)
+
+
+def _kept(outcomes: Mapping[str, ArmOutcome], site: str) -> str:
+    """Return the arm whose model a site keeps: each gained over the one before it."""
+    return next(
+        (arm for arm in ("planned", "grouped") if _gained(outcomes.get(arm), site)), "alone"
+    )
+
+
+def _gained(outcome: ArmOutcome | None, site: str) -> bool:
+    return outcome is not None and bool(outcome.keeps_group.get(site))
 
 
 def recommendations_file(decision: Decision) -> RecommendationsFile:

@@ -34,7 +34,7 @@ MOST = 100
 """Tasks that the recommender takes in: its work grows with their third power."""
 FIRST = 40
 """Places of these that the nearest tasks have for sure; the rest goes to tasks with outcomes."""
-PART = 16  # fingerprints a side that are compared at a time: bounded memory
+PART = 2**28  # bytes of histograms a side that are compared at a time: bounded memory
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def _distances(
             for i, task in enumerate(ids)
             if prints[task].spec_digest == digest and retrievable(prints[task], spec, measure)
         ]
-        parts = [here[start : start + PART] for start in range(0, len(here), PART)]
+        size = max(1, PART // (spec.width * spec.bins * np.dtype(np.float64).itemsize))
+        parts = [here[start : start + size] for start in range(0, len(here), size)]
         for rows in parts:
             for columns in parts:
                 found = get(measure).matrix(

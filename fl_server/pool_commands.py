@@ -51,7 +51,7 @@ def pool_app() -> typer.Typer:
     pool.command("list", epilog="Example: fedprint pool list pool.db")(list_)
     pool.command(epilog="Example: fedprint pool show pool.db 3fa9c1")(show)
     pool.command(epilog="Example: fedprint pool query pool.db 3fa9c1 --top 5")(query)
-    pool.command(epilog="Example: fedprint pool recommend pool.db site.dsse.json")(recommend)
+    pool.command(epilog="Example: fedprint pool recommend pool.db 3fa9c1 --shots 1")(recommend)
     pool.command(epilog="Example: fedprint pool export pool.db to-share.jsonl --key key.pem")(
         export
     )
@@ -86,25 +86,27 @@ def add(
     Experiments of a file are signed with your key: they are your word.
     """
     from fl_server.pool import add as adding
-    from fl_server.pool.session import open_pool
+    from fl_server.pool.session import check_place, open_pool
     from protocol.errors import ConfigError
 
-    if not source.exists():
+    check_place(pool)  # before the work, and a new pool is made only after it
+    if source.is_dir():
+        signer = _signer(key, public_key, source)
+        addition = adding.of_run(source, signer, _pem(coordinator))
+    elif not source.exists():
         raise ConfigError(f"there is no {source}: give a run folder, or a release NAME.dsse.json")
+    elif source.name.endswith(adding.ENDING):
+        addition = adding.of_release(source)
+    elif source.suffix == adding.LINES:
+        told = adding.read_experiments(source)
+        addition = adding.of_experiments(told, _signer(key, public_key))
+    else:
+        raise ConfigError(
+            f"{source} is neither a run folder, nor a release NAME.dsse.json, nor a .jsonl "
+            "file of experiments"
+        )
     with open_pool(pool, create=True) as opened:
-        if source.is_dir():
-            signer = _signer(key, public_key, source)
-            done = adding.add_run(opened, source, signer, _pem(coordinator))
-        elif source.name.endswith(adding.ENDING):
-            done = adding.add_release(opened, source)
-        elif source.suffix == adding.LINES:
-            told = adding.read_experiments(source)
-            done = adding.add_experiments(opened, told, _signer(key, public_key))
-        else:
-            raise ConfigError(
-                f"{source} is neither a run folder, nor a release NAME.dsse.json, nor a .jsonl "
-                "file of experiments"
-            )
+        done = adding.add(opened, addition)
     _show_tally(pool, done, json_out)
 
 

@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 BLOCK_BYTES = 64 * 2**20
 """Bytes that are worked on at a time, and bound of what is built of them in memory."""
 
+_AHEAD = 2**20  # bytes that the system is asked to read at a time: it may do no more of a request
+
+
+def half_of_memory() -> int:
+    """Return half of the machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
 
 class MappedMatrix:
     """The rows that are published; what lies behind them in the file is nobody's business.
@@ -27,14 +34,15 @@ class MappedMatrix:
     width : int
         Values of a row.
     mapped : int or None
-        Bytes that may stay mapped; a larger matrix is mapped and unmapped block by block. None:
-        any number.
+        Bytes that may stay mapped; a larger matrix is mapped and unmapped block by block, because
+        one that does not fit into memory is read from the disk anew, page by page, at every query.
+        None: half of the machine's memory.
     """
 
     def __init__(self, path: os.PathLike[str] | str, width: int, mapped: int | None = None) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
         self.width, self.row_bytes = width, 4 * width
-        self._limit = mapped
+        self._limit = half_of_memory() if mapped is None else mapped
         self._whole: NDArray[np.float32] | None = None
 
     def close(self) -> None:
@@ -67,7 +75,7 @@ class MappedMatrix:
             Index of the first row, and read-only rows ``[k, width]``.
         """
         step = max(1, limit // self.row_bytes)
-        keep = self._limit is None or rows * self.row_bytes <= self._limit
+        keep = rows * self.row_bytes <= self._limit
         if keep and rows and (self._whole is None or len(self._whole) < rows):
             self._whole = self._map(0, rows)
         for start in range(first, rows, step):
@@ -76,11 +84,18 @@ class MappedMatrix:
                 yield start, self._whole[start:stop]
             else:
                 self._whole = None
+                self._read_ahead(start, stop)
                 yield start, self._map(start, stop)
 
     def row(self, index: int) -> bytes:
         """Return the bytes of a row."""
         return os.pread(self._descriptor, self.row_bytes, index * self.row_bytes)
+
+    def _read_ahead(self, start: int, stop: int) -> None:
+        """Have rows read in order: products go column by column, which reads page by page."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            for offset in range(start * self.row_bytes, stop * self.row_bytes, _AHEAD):
+                os.posix_fadvise(self._descriptor, offset, _AHEAD, os.POSIX_FADV_WILLNEED)
 
     def _map(self, start: int, stop: int) -> NDArray[np.float32]:
         """Map rows; the mapping lives as long as the array."""

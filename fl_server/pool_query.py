@@ -99,8 +99,11 @@ def recommend(
 ) -> None:
     """Suggest what to try on a task, in rank order, and say why.
 
-    By nearness while nothing was measured; then by what came of it on other tasks. What was
-    measured on TARGET itself is never used.
+    By nearness while nothing was measured; then by what came of it on other
+    tasks, never by what was measured on TARGET itself. "Better than typical"
+    compares with what else could be tried, not with training without it.
+
+    TARGET: first digits of an id (fedprint pool list), or NAME.dsse.json.
     """
     from fl_server import pool_advice
     from fl_server.pool.session import open_pool
@@ -146,11 +149,13 @@ def _rests_on(counsel: Counsel) -> str:
 
 
 def _row(shot: Shot, candidates: int) -> list[str]:
+    from strategies.advice_words import likely
+
     return [
         str(shot.rank),
         shot.task.id[:12],
         "" if shot.place is None else f"{shot.place} of {candidates}",
-        "" if shot.better is None else f"{shot.better:.0%}",
+        "" if shot.better is None else likely(shot.better),
         shot.sentence,
     ]
 

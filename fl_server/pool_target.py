@@ -18,6 +18,7 @@ from protocol.errors import ConfigError
 from protocol.fingerprint import Fingerprint
 from protocol.names import printable
 from protocol.spec import Spec
+from protocol.verify import VerifiedRelease
 from strategies.neighbourhood import PoolTask
 
 PAYLOAD = ".safetensors"
@@ -78,6 +79,15 @@ def read_target(session: Session, said: str) -> Target:
     return _from_pool(session, row)
 
 
+def released(release: VerifiedRelease, identity: str, spec: Spec) -> Target:
+    """Return the task of a verified release; its identity is the SHA-256 of the payload."""
+    signed = release.statement.predicate
+    card = signed.task_card.model_dump(mode="json")
+    name = printable(signed.task_card.name, 200)
+    task = _task(identity, signed.site, name, release.key_id, signed.images, card)
+    return Target(task, release.fingerprint, spec)
+
+
 def same_task(session: Session, task: PoolTask) -> list[str]:
     """Return the ids of all releases in the pool that are of one task, by id."""
     mine = (TaskRow.site == task.site, TaskRow.key_id == task.key, TaskRow.name == task.name)
@@ -102,11 +112,7 @@ def _from_files(session: Session, path: Path) -> Target:
     row = session.get(TaskRow, record.id)
     if row is not None:
         return _from_pool(session, row)
-    signed = record.release.statement.predicate
-    card = signed.task_card.model_dump(mode="json")
-    name = printable(signed.task_card.name, 200)
-    task = _task(record.id, signed.site, name, record.release.key_id, signed.images, card)
-    return Target(task, record.release.fingerprint, record.spec)
+    return released(record.release, record.id, record.spec)
 
 
 def _task(

@@ -35,8 +35,12 @@ def folder_of(pool: Pool) -> Path:
     if is_file(url):
         return Path(f"{url.database}.prints")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = sha256_hex(url.set(password=None).render_as_string().encode())[:16]
-    return Path(base) / "fedprint" / "pools" / name
+    return Path(base) / "fedprint" / "pools" / name_of(pool)
+
+
+def name_of(pool: Pool) -> str:
+    """Return a folder's name for a pool that is no file: it depends on its URL alone."""
+    return sha256_hex(pool.engine.url.set(password=None).render_as_string().encode())[:16]
 
 
 def open_store(pool: Pool, spec: Spec, measure: str) -> FingerprintStore:

@@ -116,13 +116,11 @@ def _show(tables: dict[str, Any], protocol: str) -> None:
     """Print means over scenarios and metrics; the JSON file has every single one."""
     from strategies.outcome_metrics import MEASURES
 
-    rows = [row for row in tables["rows"] if row["protocol"] == protocol]
-    rows += tables["references"] if protocol == "full" else []
-    lines = []
-    for name in dict.fromkeys(row["selector"] for row in rows):
-        own = [row for row in rows if row["selector"] == name]
-        known = {m: [row[m] for row in own if row[m] is not None] for m in MEASURES}
-        lines.append([name, *(f"{sum(v) / len(v):.3f}" if v else "-" for v in known.values())])
+    rows = [row for row in tables["overall"] if row["protocol"] == protocol]
+    lines = [
+        [row["selector"], *("-" if row[m] is None else f"{row[m]:.3f}" for m in MEASURES)]
+        for row in rows
+    ]
     title = "full pool" if protocol == "full" else "lifelong pool, second half of the targets"
     show_table(f"{title}: mean over scenarios and metrics", ["selector", *MEASURES], lines)
     _show_differences([d for d in tables["differences"] if d["protocol"] == protocol])

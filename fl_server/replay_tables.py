@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fl_server.replay_data import ReplayData
-from fl_server.replay_run import LIFELONG, Replayed
+from fl_server.replay_run import FULL, LIFELONG, Replayed
 from strategies.outcome_metrics import MEASURES
 
 __all__ = ["BOOTSTRAPS", "replay_tables"]
@@ -39,11 +39,20 @@ def replay_tables(data: ReplayData, replayed: Replayed, *, seed: int = 0) -> dic
     n = len(data.tasks)
     draws = np.random.default_rng(seed).integers(0, n, (BOOTSTRAPS, n))
     weights = np.stack([np.bincount(draw, minlength=n) for draw in draws]).astype(np.float64)
-    tables: dict[str, Any] = {"rows": [], "differences": [], "ranks": [], "win_rates": []}
+    names = ("rows", "overall", "differences", "by_scenario", "ranks", "win_rates")
+    tables: dict[str, Any] = {name: [] for name in names}
     for protocol, values in replayed.values.items():
         for selector, own in values.items():
             tables["rows"] += _rows(data, selector, protocol, own, weights)
-        tables["differences"] += _differences(protocol, values, weights)
+        others = {**values, **(replayed.references if protocol == FULL else {})}
+        for selector, own in others.items():
+            row = {"selector": selector, "protocol": protocol}
+            tables["overall"].append({**row, **_summary(own, weights)})
+        tables["differences"] += _differences(protocol, others, weights)
+        for s, scenario in enumerate(data.scenarios):
+            one = {name: own[s : s + 1] for name, own in others.items()}
+            rows = _differences(protocol, one, weights)
+            tables["by_scenario"] += [{**row, "scenario": scenario} for row in rows]
         tables["ranks"] += _ranks(protocol, values, weights)
         tables["win_rates"] += _win_rates(protocol, values)
     tables["references"] = [
@@ -65,30 +74,19 @@ def _rows(
     for (s, scenario), (m, metric) in (
         (s, m) for s in enumerate(data.scenarios) for m in enumerate(data.metrics)
     ):
-        row: dict[str, Any] = {
-            "selector": selector, "protocol": protocol, "scenario": scenario, "metric": metric
-        }  # fmt: skip
-        for i, measure in enumerate(MEASURES):
-            row[measure] = _plain(mean[s, m, i])
-            row[f"{measure}_low"] = _plain(low[s, m, i])
-            row[f"{measure}_high"] = _plain(high[s, m, i])
-        rows.append(row)
+        row = {"selector": selector, "protocol": protocol, "scenario": scenario, "metric": metric}
+        rows.append({**row, **_named(mean[s, m], low[s, m], high[s, m])})
     return rows
 
 
 def _differences(protocol: str, values: dict[str, Floats], weights: Floats) -> list[dict[str, Any]]:
     """Return the pool minus every other selector, averaged over scenarios and metrics."""
-    out = []
-    for name in values:
-        if name == "pool":
-            continue
-        mean, low, high = _interval(_overall(values["pool"] - values[name]), weights)
-        row: dict[str, Any] = {"selector": "pool", "against": name, "protocol": protocol}
-        for i, measure in enumerate(MEASURES):
-            row[measure] = _plain(mean[i])
-            row[f"{measure}_low"], row[f"{measure}_high"] = _plain(low[i]), _plain(high[i])
-        out.append(row)
-    return out
+    row = {"selector": "pool", "protocol": protocol}
+    return [
+        {**row, "against": name, **_summary(values["pool"] - own, weights)}
+        for name, own in values.items()
+        if name != "pool"
+    ]
 
 
 def _ranks(protocol: str, values: dict[str, Floats], weights: Floats) -> list[dict[str, Any]]:
@@ -97,7 +95,7 @@ def _ranks(protocol: str, values: dict[str, Floats], weights: Floats) -> list[di
     out = []
     for measure in DECIDING:
         i = MEASURES.index(measure)
-        resampled = np.stack([_cells(values[name][:, :, i], weights) for name in names])
+        resampled = np.stack([_cell_means(values[name], weights)[i] for name in names])
         resampled = resampled[:, np.isfinite(resampled).all(axis=0)]  # draws that know something
         if not resampled.size:
             continue
@@ -141,21 +139,24 @@ def _win_rates(protocol: str, values: dict[str, Floats]) -> list[dict[str, Any]]
     return out
 
 
-def _overall(values: Floats) -> Floats:
-    """Average over scenarios and metrics, target by target: ``[measure, target]``."""
-    flat = values.reshape(-1, *values.shape[2:])
+def _summary(values: Floats, weights: Floats) -> dict[str, float | None]:
+    """Return mean and interval of every measure over all scenarios and metrics."""
+    mean = _cell_means(values, np.ones((1, values.shape[-1])))[:, 0]
+    resampled = np.where(np.isnan(mean)[:, None], 0.0, _cell_means(values, weights))
+    low, high = np.nanpercentile(resampled, [2.5, 97.5], axis=-1)
+    return _named(mean, low, high)
+
+
+def _cell_means(values: Floats, weights: Floats) -> Floats:
+    """Resampled mean over the targets, then over scenarios and metrics: ``[measure, bootstrap]``.
+
+    Scenarios count alike, though not all of them were recorded for every target.
+    """
+    means = _resampled(values, weights)
+    flat = means.reshape(-1, *means.shape[2:])
     known = np.isfinite(flat)
     total, count = np.where(known, flat, 0).sum(axis=0), known.sum(axis=0)
     return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
-
-
-def _cells(values: Floats, weights: Floats) -> Floats:
-    """Resampled mean over the targets, then over scenarios and metrics: ``[bootstrap]``."""
-    means = _resampled(values, weights)
-    flat = means.reshape(-1, means.shape[-1])
-    known = np.isfinite(flat)
-    total, count = np.where(known, flat, 0).sum(axis=0), known.sum(axis=0)
-    return np.asarray(total / np.where(count > 0, count, np.nan))
 
 
 def _resampled(values: Floats, weights: Floats) -> Floats:
@@ -171,6 +172,15 @@ def _interval(values: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
     resampled = np.where(np.isnan(mean)[..., None], 0.0, resampled)
     low, high = np.nanpercentile(resampled, [2.5, 97.5], axis=-1)
     return mean, low, high
+
+
+def _named(mean: Floats, low: Floats, high: Floats) -> dict[str, float | None]:
+    """Name the measures, shapes ``[measure]``, and the ends of their intervals."""
+    out = {}
+    for i, measure in enumerate(MEASURES):
+        out[measure] = _plain(mean[i])
+        out[f"{measure}_low"], out[f"{measure}_high"] = _plain(low[i]), _plain(high[i])
+    return out
 
 
 def _plain(value: float) -> float | None:

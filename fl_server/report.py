@@ -13,6 +13,7 @@ from fl_server.report_data import RunData, read_run
 from fl_server.report_figures import ARM_COLOURS, bars, dendrogram, timings
 from fl_server.report_heatmap import heatmap
 from fl_server.report_numbers import ARMS, Paired, arm_means, comparisons
+from fl_server.report_plans import plans_headline, plans_of, tried_rows
 from fl_server.report_privacy import doubts, privacy_headline, privacy_rows
 from fl_server.report_shapes import Figure
 from protocol.errors import FedprintError
@@ -122,6 +123,9 @@ def _context(data: RunData) -> dict[str, Any]:
         "group_means": _group_means(data, metrics),
         "comparisons": comparisons(list(metrics.values())),
         "headline": _headline(data, list(metrics.values())),
+        "plans": plans_of(data),
+        "tried": tried_rows(data),
+        "refused": data.plans.refused if data.plans else {},
         "privacy": privacy_rows(data),
         "checkpoints": data.run.checkpoints,
         "judged": sum(entry.certain is not None for entry in data.groups.sites.values()),
@@ -160,6 +164,7 @@ def _headline(data: RunData, metrics: list[SiteMetrics]) -> list[str]:
         said = [_said(pair) for pair in comparisons(metrics) if pair.arm == "grouped"]
         if said:
             lines.append(f"Grouped training differs {', '.join(said)}.")
+        lines += plans_headline(data, metrics)
     else:
         lines.append("Fingerprints were exchanged and compared; nothing was trained.")
     lines += privacy_headline(data, privacy_rows(data)) + doubts(data)
@@ -173,6 +178,7 @@ _ARM_WORDS = {
     "together": "everybody together",
     "random": "random groups",
     "grouped": "groups by fingerprint",
+    "planned": "the same groups by plan",
     "final": "what the sites keep",
 }
 

@@ -17,6 +17,7 @@ from scipy.spatial.distance import squareform
 from protocol.errors import DataError, FedprintError, VerificationError, one_line
 from protocol.runfiles import GroupsFile, MetricsFile, RunFile
 from protocol.spec import Spec, load_spec
+from protocol.trials import PlansFile, TrialsFile
 from protocol.trust import TrustStore, open_store
 from protocol.verify import VerifiedRelease, verify_local
 from strategies.excess import symmetrised
@@ -58,6 +59,8 @@ class RunData:
     ----------
     run, groups, metrics
         The JSON files; metrics is None when only fingerprints were exchanged.
+    trials, plans
+        What was tried and decided beyond groups; None where nobody asked for it.
     spec : Spec
         The spec of the run.
     releases : dict
@@ -79,6 +82,8 @@ class RunData:
     sites: list[str]
     between: FloatArray
     linkage: FloatArray
+    trials: TrialsFile | None = None
+    plans: PlansFile | None = None
 
 
 def read_run(run: Path) -> RunData:
@@ -101,9 +106,6 @@ def read_run(run: Path) -> RunData:
     """
     run_file = _read_json(run, "run.json", RunFile)
     groups = _read_json(run, "groups.json", GroupsFile)
-    metrics = None
-    if (run / "metrics.json").is_file():
-        metrics = _read_json(run, "metrics.json", MetricsFile)
     names, distances = read_distances(run / "distances.csv")
     grouped = [site for group in groups.groups for site in group.sites]
     if sorted(grouped) != sorted(names) or len(set(grouped)) < len(grouped):
@@ -118,11 +120,13 @@ def read_run(run: Path) -> RunData:
         run=run_file,
         spec=spec,
         groups=groups,
-        metrics=metrics,
+        metrics=_read_if_there(run, "metrics.json", MetricsFile),
         releases=_releases(run, spec),
         sites=[names[i] for i in order],
         between=symmetrised(ordered),
         linkage=average_linkage(ordered),
+        trials=_read_if_there(run, "trials.json", TrialsFile),
+        plans=_read_if_there(run, "plans.json", PlansFile),
     )
 
 
@@ -229,6 +233,10 @@ def _trust_store(run: Path) -> TrustStore | None:
         return open_store(store.read_bytes(), coordinator.read_text())
     except (FedprintError, UnicodeDecodeError):
         return None
+
+
+def _read_if_there(run: Path, name: str, model: type[Model]) -> Model | None:
+    return _read_json(run, name, model) if (run / name).is_file() else None
 
 
 def _read_json(run: Path, name: str, model: type[Model]) -> Model:

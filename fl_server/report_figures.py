@@ -19,6 +19,7 @@ ARM_COLOURS = {  # Okabe and Ito: told apart by colour-blind readers, and in pri
     "together": "#e69f00",
     "random": "#56b4e9",
     "grouped": "#0072b2",
+    "planned": "#009e73",
     "final": "#111111",
 }
 

@@ -10,11 +10,12 @@ from scipy import stats
 
 from protocol.runfiles import SiteMetrics
 
-ARMS = ("alone", "together", "random", "grouped", "final")
+ARMS = ("alone", "together", "random", "grouped", "planned", "final")
 COMPARISONS = (
     ("grouped", "alone"),
     ("grouped", "together"),
     ("grouped", "random"),
+    ("planned", "grouped"),
     ("final", "alone"),
 )
 

@@ -23,6 +23,9 @@ from protocol.trust import sign_store
 
 PACKAGES = ("fedprint", "flwr", "torch", "timm", "pytorch-lightning", "numpy", "scipy")
 
+PLANNING = ("trials.json", "plans.json", "plans", "experiments.jsonl")
+"""Written by a run with the arm ``planned``."""
+
 RUN_FILES = (
     "run.json",
     "spec.json",
@@ -34,12 +37,13 @@ RUN_FILES = (
     "groups.json",
     "recommendations.json",
     "metrics.json",
+    *PLANNING,
     "report.html",
     "log",
     "models",
     "state",
 )
-"""All that a run writes; nothing else in a run folder is ever touched."""
+"""All that a run may write; nothing else in a run folder is ever touched."""
 
 ENDINGS = {"payload": ".safetensors", "release": ".dsse.json", "binding": ".binding.dsse.json"}
 """Of a site's files in `fingerprints`, by the name under which the log has their digests."""

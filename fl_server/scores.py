@@ -37,7 +37,7 @@ class ArmOutcome:
     seconds : float
         Wall time of the arm, since the run was last resumed.
     models : dict
-        Final arrays by group, in the arm ``grouped``.
+        Final arrays by group, in the arms ``grouped`` and ``planned``.
     """
 
     plans: list[GroupPlan] = field(default_factory=list)

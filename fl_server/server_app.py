@@ -13,6 +13,7 @@ from fl_server.coordinator import Coordinator, open_coordinator
 from fl_server.exchange import is_deployment
 from fl_server.job import run
 from fl_server.late import join_late
+from fl_server.pool_after import located
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, FedprintError
 
@@ -36,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _authority(settings: RunSettings, grid: Grid) -> tuple[RunSettings, Coordinator | None]:
-    """Open the coordinator's folder where there is one; a relative `out` counts from it."""
+    """Open the coordinator's folder where there is one; relative `out` and `pool` count from it."""
     if not settings.server_dir:
         if is_deployment(grid):
             raise ConfigError(
@@ -45,8 +46,12 @@ def _authority(settings: RunSettings, grid: Grid) -> tuple[RunSettings, Coordina
             )
         return settings, None
     folder = Path(settings.server_dir).expanduser().resolve()
-    out = folder / settings.out  # an absolute out stays as it is
-    return settings.model_copy(update={"out": str(out)}), open_coordinator(folder)
+    paths = {
+        "server_dir": str(folder),
+        "out": str(folder / settings.out),  # an absolute out stays as it is
+        "pool": located(settings.pool, folder),
+    }
+    return settings.model_copy(update=paths), open_coordinator(folder)
 
 
 def _log_to_stderr() -> None:

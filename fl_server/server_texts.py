@@ -45,7 +45,8 @@ Restart=on-failure
 RestartSec=5
 TimeoutStopSec=30
 
-# Only the coordinator's folder may be written; runs elsewhere need another ReadWritePaths.
+# Only the coordinator's folder may be written. Runs and pools elsewhere need more ReadWritePaths,
+# and so does a PostgreSQL pool: the weights that it knows lie in ~/.local/share/fedprint.
 # Devices stay visible: a signing key may live in a hardware module.
 ReadWritePaths={writable}
 ProtectSystem=strict

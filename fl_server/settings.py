@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from protocol.errors import ConfigError
+from protocol.presets import PRESETS
 from protocol.privacy import (
     DELTA,
     EPSILON,
@@ -18,15 +19,23 @@ from protocol.privacy import (
     AskedTerms,
 )
 
-Arm = Literal["alone", "together", "random", "grouped"]
+Arm = Literal["alone", "together", "random", "grouped", "planned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+COMPARED: tuple[Arm, ...] = ("alone", "together", "random", "grouped")
+"""Arms of a run that asks for none in particular: trials for plans cost several trainings more."""
+Stage = Literal["architecture", "augmentation", "pretraining"]
+SCENARIOS: tuple[Stage, ...] = get_args(Stage)
+"""In this order: each scenario is tried on top of what was chosen before."""
 SPECS = {"plain": "lite0-100", "private": "lite0-private"}
 """Which shipped spec is made for which release."""
 FREE = (
     *("mode", "min_sites", "quorum", "device", "out", "server_dir", "sites_dir"),
     *("timeout", "connect_timeout", "exchange_timeout", "train_timeout", "await_approval"),
+    "pool",
 )
 """Settings that may differ when a run is resumed: none of them changes what it computes."""
+OF_PLANS = ("scenarios", "shots", "preset", "crop")
+"""Settings that nothing depends on in a run without the arm ``planned``."""
 
 
 class RunSettings(BaseModel):
@@ -36,6 +45,14 @@ class RunSettings(BaseModel):
     ----------
     arms : tuple of str
         Trainings that are compared on the same budget; empty exchanges fingerprints only.
+    scenarios : tuple of str
+        What the arm ``planned`` tries before it: architecture, augmentation, pretraining.
+    shots : int
+        Suggestions to try in each scenario; every site of a group trains each at the whole budget.
+    preset : str
+        Named candidates among which architectures are tried where no pool suggests one.
+    crop : int
+        Pixels that every architecture sees of an image; 0 takes those of the run's spec.
     learning_rate : float
         Step size of local training; 0 takes the recipe's default, negative asks Lightning's finder.
     max_group_size : int
@@ -64,6 +81,10 @@ class RunSettings(BaseModel):
         The same for one kind of phase; 0 means `timeout`, and is replaced by it.
     await_approval : float
         Seconds to wait for people at the sites to approve a release; 0 goes on without them.
+    pool : str
+        Knowledge pool that advises the run and takes it in when it is finished: a SQLite file, or
+        a PostgreSQL URL, whose password is better in ``PGPASSWORD`` or ``~/.pgpass``: command lines
+        can be read by others. Empty for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -81,7 +102,11 @@ class RunSettings(BaseModel):
     measure: str = "bkld-large-unweighted"
     strategy: str = "fedavg"
     recipe: Literal["adapter", "fine-tune"] = "adapter"
-    arms: tuple[Arm, ...] = ARMS
+    arms: tuple[Arm, ...] = COMPARED
+    scenarios: tuple[Stage, ...] = SCENARIOS
+    shots: int = Field(2, ge=1, le=20)
+    preset: str = "offline"
+    crop: int = Field(0, ge=0, le=512)
     rounds: int = Field(10, ge=1, le=10_000)
     local_epochs: int = Field(4, ge=1, le=1_000)
     batch_size: int = Field(16, ge=1, le=4096)
@@ -99,20 +124,41 @@ class RunSettings(BaseModel):
     exchange_timeout: float = Field(0.0, ge=0, allow_inf_nan=False)
     train_timeout: float = Field(0.0, ge=0, allow_inf_nan=False)
     await_approval: float = Field(0.0, ge=0, allow_inf_nan=False)
+    pool: str = Field("", exclude=True)  # its URL may hold a password: no file of the run has it
 
-    @field_validator("arms", mode="before")
+    @field_validator("arms", "scenarios", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        if not isinstance(value, tuple | list):
+            raise ValueError(
+                'give names in quotes, with commas between them, such as "alone,grouped"'
+            )
         return value
 
     @field_validator("arms")
     @classmethod
     def _guard_needs_alone(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
-        """Order the arms and add ``alone``: without it nobody can tell a gain from a loss."""
+        """Order the arms and add ``alone``: without it nobody can tell a gain from a loss.
+
+        What a plan gains is told apart from what the group gains by ``grouped``.
+        """
         wanted = {*arms, "alone"} if arms else set()
+        wanted |= {"grouped"} if "planned" in arms else set()
         return tuple(arm for arm in ARMS if arm in wanted)
+
+    @field_validator("scenarios")
+    @classmethod
+    def _in_order(cls, scenarios: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        return tuple(scenario for scenario in SCENARIOS if scenario in scenarios)
+
+    @field_validator("preset")
+    @classmethod
+    def _preset_exists(cls, preset: str) -> str:
+        if preset not in PRESETS:
+            raise ValueError(f"there is no such preset: take one of {', '.join(PRESETS)}")
+        return preset
 
     @model_validator(mode="before")
     @classmethod
@@ -140,7 +186,8 @@ class RunSettings(BaseModel):
     @property
     def decisive(self) -> dict[str, Any]:
         """All that results depend on, but the spec, which is known by its digest."""
-        return self.model_dump(mode="json", exclude={*FREE, "spec"})
+        unused = () if "planned" in self.arms else OF_PLANS
+        return self.model_dump(mode="json", exclude={*FREE, *unused, "spec"})
 
     @classmethod
     def from_run_config(cls, config: Mapping[str, object]) -> RunSettings:
@@ -156,4 +203,5 @@ class RunSettings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"][:1]).replace("_", "-")
-            raise ConfigError(f"run-config {key}={first['input']!r}: {first['msg']}") from error
+            fault = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"run-config {key}={first['input']!r}: {fault}") from error

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from fl_server.engine import app_files, check_engine, simulate
+from fl_server.pool_after import check_pool, located
 from fl_server.runfolder import RUN_FILES
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, DataError
@@ -65,14 +66,15 @@ def run_simulation(
     FedprintError
         If the run did not complete.
     """
-    overrides = {**(asked or {}), **parse_run_config(run_config)}
-    check_settings(overrides)
+    overrides = _given(run_config, asked)
+    settings = check_settings(overrides)
     folders = site_folders(sites_dir)
     if len(folders) < 2:
         raise DataError(
             f"{sites_dir} holds {len(folders)} site folders: a federation needs at least two, "
             "each a folder with class subfolders or a site.toml"
         )
+    check_pool(settings)
     port = check_engine(port)  # an earlier run is not given up for one that cannot start
     prepare_run_folder(out, overwrite)
     values = {
@@ -80,6 +82,7 @@ def run_simulation(
         **overrides,
         "sites-dir": str(sites_dir.resolve()),
         "out": str(out.resolve()),
+        "pool": settings.pool,
     }
     try:
         simulate(len(folders), values, port=port, verbose=verbose, show=typer.echo)
@@ -89,6 +92,22 @@ def run_simulation(
         raise
     typer.echo(f"report: {out / 'report.html'}")
     return out / "report.html"
+
+
+def check_before(run_config: str, asked: Mapping[str, Any]) -> None:
+    """Find what is wrong with the settings or the pool, for who has work to do before the run.
+
+    Raises
+    ------
+    ConfigError, PoolBusy, DataError
+        As `run_simulation` would, later.
+    """
+    check_pool(check_settings(_given(run_config, asked)))
+
+
+def _given(run_config: str, asked: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the settings that were given; `run_config` goes before those of the command."""
+    return {**(asked or {}), **parse_run_config(run_config)}
 
 
 def site_folders(sites_dir: Path) -> list[Path]:
@@ -179,4 +198,5 @@ def check_settings(overrides: dict[str, Any]) -> RunSettings:
     get(settings.measure)
     strategy_maker(settings.strategy)
     GroupingOptions(settings.min_group_size, settings.max_group_size or None)
-    return settings
+    # the engine works in a folder of its own
+    return settings.model_copy(update={"pool": located(settings.pool, Path.cwd())})

@@ -12,6 +12,7 @@ from fl_server.asking import Problem, ask, content_of
 from fl_server.journal import Journal
 from fl_server.progress import Progress
 from fl_server.scores import Answer
+from protocol.errors import FedprintError
 from strategies.members import Loss, Round
 
 Check = Callable[[RecordDict], RecordDict]
@@ -61,7 +62,7 @@ class Steps:
 
     def ask(
         self,
-        step: str,
+        step: str | Mapping[str, str],
         kind: str,
         contents: Mapping[str, RecordDict],
         grid: Grid,
@@ -73,8 +74,8 @@ class Steps:
 
         Parameters
         ----------
-        step : str
-            Under which name the answers are kept.
+        step : str or mapping of str to str
+            Under which name the answers are kept, of all sites or by site.
         kind : str
             Flower's message type.
         contents : mapping of str to RecordDict
@@ -82,25 +83,27 @@ class Steps:
         grid : Grid
             On which they are asked.
         check : callable
-            Returns what is kept of an answer, or raises `Problem`.
+            Returns what is kept of an answer, or raises a `FedprintError`.
         """
         answers: dict[str, Answer] = {}
+        steps = {site: step if isinstance(step, str) else step[site] for site in contents}
         for site in contents:
-            if kept := self._recall(step, site):
+            if kept := self._recall(steps[site], site):
                 answers[site] = kept
                 self._done(site, "answered before")
         missing = [site for site in contents if site not in answers]
         site_of = {self.nodes[site]: site for site in missing}
 
         def arrived(node: int, reply: Message) -> None:
-            answers[site_of[node]] = self._received(step, site_of[node], reply, check)
+            site = site_of[node]
+            answers[site] = self._received(steps[site], site, reply, check)
 
         if missing:
             requests = [(self.nodes[site], contents[site]) for site in missing]
             ask(grid, requests, kind, self.timeout, on_reply=arrived)
         for site in missing:
             if site not in answers:
-                answers[site] = self._received(step, site, None, check)
+                answers[site] = self._received(steps[site], site, None, check)
         return {site: answers[site] for site in contents}
 
     def phase(self, name: str, waiting: Sequence[str], deadline: float | None = None) -> None:
@@ -119,7 +122,8 @@ class Steps:
     def _received(self, step: str, site: str, reply: Message | None, check: Check) -> Answer:
         try:
             content = check(content_of(reply))
-        except Problem as problem:
+        except FedprintError as error:
+            problem = _problem(error)
             self.lost(site, problem)
             return problem
         if self.journal:
@@ -130,6 +134,12 @@ class Steps:
     def _done(self, site: str, note: str = "") -> None:
         if self.progress:
             self.progress.done(site, note)
+
+
+def _problem(error: FedprintError) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    return Problem(str(getattr(error, "reason", "error")), str(error))
 
 
 class GroupRounds:

@@ -76,8 +76,17 @@ def check_groups(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("groups.json", line + writer(evidence))
     yield from check_joined(evidence, found, late)
     settled = Decision(decision.names, decision.distances, found)
-    for line in differences(recommended, recommendations_file(settled)):
+    for line in differences(_partners_only(recommended), recommendations_file(settled)):
         yield Finding("recommendations.json", line)
+
+
+def _partners_only(file: RecommendationsFile) -> RecommendationsFile:
+    """Return what follows from the counts alone: other shots are a pool's advice at that time."""
+    sites = {
+        site: {name: shots for name, shots in said.items() if name == "co-training"}
+        for site, said in file.sites.items()
+    }
+    return file.model_copy(update={"sites": sites})
 
 
 def writer(evidence: Evidence) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from fl_server.verify_history import check_history
 from fl_server.verify_log import check_closed, check_kept, check_key, check_log, has_kept
+from fl_server.verify_plans import check_plans
 from fl_server.verify_privacy import check_asked, check_ledgers, check_privacy
 from fl_server.verify_releases import check_releases, check_trust
 from fl_server.verify_report import check_report
@@ -37,6 +38,7 @@ CHECKS: dict[str, Check] = {
     "run.json": check_run,
     "distances from the released counts": check_distances,
     "groups and partners from the released counts": check_groups,
+    "plans and choices from the trials' scores": check_plans,
     "the report from the run's files": check_report,
 }
 ONLY_WITH_STATES = ("checkpoints that sites keep", "ledgers that sites keep")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from protocol.errors import MalformedMessage, one_line
+from protocol.plan import Knowledge
 from protocol.sharing import Recipe
 from protocol.spec import Spec, parse_spec
 
@@ -37,6 +38,10 @@ class Order(BaseModel):
         By array name; see `protocol.sharing.scale_rows`.
     guard_against : str
         Arm whose model the site keeps unless this one gained; empty decides nothing.
+    knowledge : Knowledge
+        What to train with instead of the run's architecture, augmentation and start.
+    plan : str
+        SHA-256 of the signed plan, shown before, that says so; empty in a trial.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -53,16 +58,19 @@ class Order(BaseModel):
     server_round: int = Field(0, ge=0)
     factors: dict[str, Factor] = {}
     guard_against: str = Field("", max_length=200)
+    knowledge: Knowledge = Knowledge()
+    plan: str = Field("", pattern=r"^([0-9a-f]{64})?$")
 
     def to_config(self) -> dict[str, Any]:
         """Return the values of a config record; names in kebab case, as Flower's own."""
         values: dict[str, Any] = {
             name.replace("_", "-"): getattr(self, name)
             for name in type(self).model_fields
-            if name not in ("spec", "factors", "server_round")
+            if name not in ("spec", "factors", "server_round", "knowledge")
         }
         return values | {
             "spec": self.spec.model_dump_json(),
+            "knowledge": self.knowledge.model_dump_json(),
             "factors": json.dumps(self.factors, sort_keys=True),
         }
 
@@ -79,7 +87,9 @@ def order_from_config(config: ConfigRecord | Mapping[str, Any]) -> Order:
     try:
         spec = parse_spec(str(values.get("spec", "")), "the ordered spec")
         factors = from_json(str(values.get("factors", "{}")))
-        return Order.model_validate({**values, "spec": spec, "factors": factors})
+        knowledge = Knowledge.model_validate_json(str(values.get("knowledge", "{}")))
+        parts = {"spec": spec, "factors": factors, "knowledge": knowledge}
+        return Order.model_validate(values | parts)
     except ValidationError as error:
         raise MalformedMessage(f"the order is malformed: {one_line(error)}") from error
     except (ValueError, TypeError) as error:  # TypeError: a lone surrogate, which UTF-8 lacks

@@ -7,6 +7,7 @@ size limit; whether it can be believed is decided by `protocol.verify`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -89,17 +90,17 @@ class CheckpointMessage:
 
 def hello_request(run: str) -> RecordDict:
     """Return the roll call's request."""
-    return _record({"run": run})
+    return record({"run": run})
 
 
 def from_hello_request(content: RecordDict) -> str:
     """Return the run's name out of the roll call's request."""
-    return _get(content, "run", str)
+    return get(content, "run", str)
 
 
 def to_hello(site: str, public_key_pem: str) -> RecordDict:
     """Return a site's answer to the roll call."""
-    return _record({"site": check_site_name(site), "public-key": public_key_pem})
+    return record({"site": check_site_name(site), "public-key": public_key_pem})
 
 
 def from_hello(content: RecordDict) -> Hello:
@@ -110,7 +111,7 @@ def from_hello(content: RecordDict) -> Hello:
     MalformedMessage
         When it is none, or the name or the key cannot be used.
     """
-    site, pem = _get(content, "site", str), _get(content, "public-key", str)
+    site, pem = get(content, "site", str), get(content, "public-key", str)
     try:
         check_site_name(site)
         key_id(pem)
@@ -124,7 +125,7 @@ def release_request(
 ) -> RecordDict:
     """Return the request for a release: run, single-use nonce, the whole spec and its terms."""
     asked = (terms or AskedTerms()).model_dump_json()
-    return _record({"run": run, "nonce": nonce, "spec": spec.model_dump_json(), "terms": asked})
+    return record({"run": run, "nonce": nonce, "spec": spec.model_dump_json(), "terms": asked})
 
 
 def from_release_request(content: RecordDict) -> ReleaseRequest:
@@ -135,18 +136,18 @@ def from_release_request(content: RecordDict) -> ReleaseRequest:
     MalformedMessage, ConfigError
         When it is none, or its spec or its terms are not valid.
     """
-    spec = parse_spec(_get(content, "spec", str), "the requested spec")
+    spec = parse_spec(get(content, "spec", str), "the requested spec")
     try:
-        terms = AskedTerms.model_validate_json(_get(content, "terms", str), strict=True)
+        terms = AskedTerms.model_validate_json(get(content, "terms", str), strict=True)
     except ValidationError as error:
         raise MalformedMessage(f"unusable terms of a release: {one_line(error)}") from None
-    return ReleaseRequest(_get(content, "run", str), _get(content, "nonce", str), spec, terms)
+    return ReleaseRequest(get(content, "run", str), get(content, "nonce", str), spec, terms)
 
 
 def to_reply(site: str, payload: bytes, release: bytes, binding: bytes) -> RecordDict:
     """Return a site's answer; the payload is compressed losslessly."""
     values = {"payload": pack(payload), "release": release, "binding": binding}
-    return _record({"site": check_site_name(site), **values})
+    return record({"site": check_site_name(site), **values})
 
 
 def from_reply(content: RecordDict, limit: int = LIMIT) -> Reply:
@@ -157,12 +158,12 @@ def from_reply(content: RecordDict, limit: int = LIMIT) -> Reply:
     MalformedMessage, MalformedPayload, TooLarge
         When it is none.
     """
-    site = _get(content, "site", str)[:_TEXT_LIMIT]
-    envelopes = [_get(content, name, bytes) for name in ("release", "binding")]
+    site = get(content, "site", str)[:_TEXT_LIMIT]
+    envelopes = [get(content, name, bytes) for name in ("release", "binding")]
     for envelope in envelopes:
         if len(envelope) > ENVELOPE_LIMIT:
             raise TooLarge(f"the envelope has {len(envelope)} bytes, the limit is {ENVELOPE_LIMIT}")
-    return Reply(site, unpack(_get(content, "payload", bytes), limit), *envelopes)
+    return Reply(site, unpack(get(content, "payload", bytes), limit), *envelopes)
 
 
 def to_checkpoint(message: CheckpointMessage) -> RecordDict:
@@ -171,7 +172,7 @@ def to_checkpoint(message: CheckpointMessage) -> RecordDict:
         "inclusion": b"".join(message.inclusion),
         "consistency": b"".join(message.consistency),
     }
-    return _record(values)
+    return record(values)
 
 
 def from_checkpoint(content: RecordDict) -> CheckpointMessage:
@@ -182,14 +183,14 @@ def from_checkpoint(content: RecordDict) -> CheckpointMessage:
     MalformedMessage, TooLarge
         When it is none.
     """
-    texts = [_get(content, name, str) for name in ("run", "coordinator")]
-    checkpoint, entry = (_get(content, name, bytes) for name in ("checkpoint", "entry"))
+    texts = [get(content, name, str) for name in ("run", "coordinator")]
+    checkpoint, entry = (get(content, name, bytes) for name in ("checkpoint", "entry"))
     for text in (checkpoint, entry, *texts):
         if len(text) > _PART_LIMIT:
             raise TooLarge(
                 f"the checkpoint has a part of {len(text)} bytes, the limit is {_PART_LIMIT}"
             )
-    index, earlier = (_get(content, name, int) for name in ("index", "earlier"))
+    index, earlier = (get(content, name, int) for name in ("index", "earlier"))
     if not (0 <= index < _MOST_ENTRIES and 0 <= earlier < _MOST_ENTRIES):
         raise MalformedMessage(f"the log cannot have entries {index} and {earlier}")
     inclusion, consistency = (_hashes(content, name) for name in ("inclusion", "consistency"))
@@ -207,7 +208,7 @@ def from_checkpoint(content: RecordDict) -> CheckpointMessage:
 
 def to_kept(size: int) -> RecordDict:
     """Return a site's answer to a checkpoint: size of the newest log that it keeps of the run."""
-    return _record({"kept": size})
+    return record({"kept": size})
 
 
 def from_kept(content: RecordDict) -> int:
@@ -218,7 +219,7 @@ def from_kept(content: RecordDict) -> int:
     MalformedMessage
         When it is none.
     """
-    size = _get(content, "kept", int)
+    size = get(content, "kept", int)
     if not 0 < size < _MOST_ENTRIES:
         raise MalformedMessage(f"no log has {size} entries")
     return size
@@ -226,7 +227,7 @@ def from_kept(content: RecordDict) -> int:
 
 def to_refusal(reason: str, message: str) -> RecordDict:
     """Return a site's answer that it cannot or may not do what was asked."""
-    return _record({"refused": reason, "message": message})
+    return record({"refused": reason, "message": message})
 
 
 def refusal(content: RecordDict) -> tuple[str, str] | None:
@@ -234,23 +235,31 @@ def refusal(content: RecordDict) -> tuple[str, str] | None:
     record = content.get(RECORD)
     if not isinstance(record, ConfigRecord) or "refused" not in record:
         return None
-    reason = re.sub(r"[^a-z0-9-]", "", _get(content, "refused", str)[:_REASON_LIMIT].lower())
-    return reason or "refused", printable(_get(content, "message", str), _TEXT_LIMIT)
+    reason = re.sub(r"[^a-z0-9-]", "", get(content, "refused", str)[:_REASON_LIMIT].lower())
+    return reason or "refused", printable(get(content, "message", str), _TEXT_LIMIT)
 
 
 def _hashes(content: RecordDict, name: str) -> list[bytes]:
     """Return a proof: SHA-256 hashes one after the other, as many as a tree is deep at most."""
-    joined = _get(content, name, bytes)
+    joined = get(content, name, bytes)
     if len(joined) % 32 or len(joined) > _DEPTH * 32:
         raise MalformedMessage(f"{name!r} of the log has {len(joined)} bytes: it is no proof")
     return [joined[start : start + 32] for start in range(0, len(joined), 32)]
 
 
-def _record(values: dict[str, str | bytes | int]) -> RecordDict:
+def record(values: Mapping[str, str | bytes | int]) -> RecordDict:
+    """Return a message of fedprint's one record."""
     return RecordDict({RECORD: ConfigRecord({**values})})
 
 
-def _get(content: RecordDict, name: str, kind: type[_Value]) -> _Value:
+def get(content: RecordDict, name: str, kind: type[_Value]) -> _Value:
+    """Return a value of fedprint's record.
+
+    Raises
+    ------
+    MalformedMessage
+        When it is missing or of another kind.
+    """
     record = content.get(RECORD)
     value = record.get(name) if isinstance(record, ConfigRecord) else None
     if not isinstance(value, kind):

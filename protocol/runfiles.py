@@ -13,11 +13,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from protocol.enrolment import Enrolment, Invitation
+from protocol.experiment import ExperimentStatement
 from protocol.files import atomic_json
 from protocol.names import Sha256Hex, SiteName
+from protocol.plan import PlanStatement
 from protocol.spec import Spec
 from protocol.statement import BindingStatement, ReleaseStatement
 from protocol.taskcard import TaskCard
+from protocol.trials import PlansFile, TrialsFile
 from protocol.trust import TrustStore
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -258,9 +261,9 @@ class SiteMetrics(_File):
 
     Parameters
     ----------
-    alone, together, random, grouped : float or None
-        After training alone, with everybody, in random groups, in the found group; None where
-        the arm did not run.
+    alone, together, random, grouped, planned : float or None
+        After training alone, with everybody, in random groups, in the found group, and there by the
+        group's plan; None where the arm did not run.
     final : float or None
         Of the model that the site keeps.
     kept : str or None
@@ -271,6 +274,7 @@ class SiteMetrics(_File):
     together: Fraction | None = None
     random: Fraction | None = None
     grouped: Fraction | None = None
+    planned: Fraction | None = None
     final: Fraction | None = None
     kept: str | None = None
 
@@ -287,6 +291,10 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "recommendations": RecommendationsFile,
     "metrics": MetricsFile,
     "ledger": LedgerFile,
+    "trials": TrialsFile,
+    "plans": PlansFile,
+    "plan": PlanStatement,
+    "experiment": ExperimentStatement,
     "spec": Spec,
     "card": TaskCard,
     "trust": TrustStore,

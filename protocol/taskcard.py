@@ -41,6 +41,8 @@ class TaskCard(BaseModel):
         What is learnt; ``"classification"``.
     classes : list of ClassCard
         The classes that the site holds, in the order of its labels.
+    shares_weights : bool
+        Whether weights that were trained on its images may be handed on to other groups and runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +53,7 @@ class TaskCard(BaseModel):
     keywords: Annotated[list[Text], Field(max_length=100)] = []
     objective: Text = "classification"
     classes: Annotated[list[ClassCard], Field(max_length=10_000)] = []
+    shares_weights: bool = False
 
 
 def class_keys(card: TaskCard) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from protocol.experiment import Architecture, Detail, Scenario
+from protocol.augmentations import shipped_policies
+from protocol.experiment import Architecture, Detail, Policy, Scenario
 from protocol.names import printable
 from strategies.shots import Measured, Shot
 
-__all__ = ["sentence"]
+__all__ = ["likely", "sentence"]
 
 ASK: dict[Scenario, str] = {
     "architecture": "Ask {who} which architecture serves them",
@@ -22,7 +23,7 @@ ASK: dict[Scenario, str] = {
 
 DO: dict[Scenario, str] = {
     "architecture": "Use {what}, which {who} would take",
-    "augmentation": "Use the augmentation policy of {who}",
+    "augmentation": "Use the augmentation policy {what}of {who}",
     "pretraining": "Start from the weights {what} of {who}",
     "co-training": "Train together with {who}",
 }
@@ -47,15 +48,25 @@ def sentence(scenario: Scenario, shot: Shot, candidates: int) -> str:
     parts.append(_near(shot.place, candidates))
     parts.append(_measured(shot.measured, task.id))
     if shot.better is not None:
-        parts.append(f"{shot.better:.0%} likely to do better than a typical candidate")
+        parts.append(f"{likely(shot.better)} likely to do better than a typical candidate")
     if shot.why == "explored":
         parts.append("tried to learn more about it")
     return f"{parts[0]}: {', '.join(part for part in parts[1:] if part)}."
 
 
+def likely(probability: float) -> str:
+    """Return a probability in percent, without claiming a certainty that no model has."""
+    if probability > 0.99:
+        return "over 99%"
+    return "under 1%" if probability < 0.01 else f"{probability:.0%}"
+
+
 def _what(detail: Detail | None) -> str:
     if isinstance(detail, Architecture):
         return detail.name
+    if isinstance(detail, Policy):  # most have no name but that of the site
+        names = (name for name, policy in shipped_policies().items() if policy == detail)
+        return next((f"{name} " for name in names), "")
     return str(getattr(detail, "sha256", ""))[:12]
 
 

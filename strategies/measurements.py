@@ -25,6 +25,9 @@ Ints = NDArray[np.intp]
 NAMED: frozenset[Scenario] = frozenset({"architecture", "augmentation"})
 """Scenarios whose knowledge is the same whoever hands it over, and which a site may find alone."""
 
+MIXED = "planned"
+"""Arm of the co-trainings in which a group's plan was at work beside its partners."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -69,7 +72,7 @@ def measurements(experiments: Iterable[Experiment]) -> list[Measurement]:
     Parameters
     ----------
     experiments
-        Of one scenario, in any order.
+        Of one scenario, in any order; co-trainings by a plan are left out.
 
     Returns
     -------
@@ -78,6 +81,8 @@ def measurements(experiments: Iterable[Experiment]) -> list[Measurement]:
     """
     told: dict[tuple[str, ...], list[Experiment]] = defaultdict(list)
     for experiment in experiments:
+        if _is_mixed(experiment):
+            continue
         told[_same_measurement(experiment)].append(experiment)
     found, races = [], []
     for key in sorted(told):
@@ -155,6 +160,11 @@ def pooled(
     found = np.array(order, dtype=np.intp).reshape(-1, 3)
     value = np.array([float(np.mean(sorted(cells[cell]))) for cell in order])
     return Standings(found[:, 0], found[:, 1], found[:, 2], value)
+
+
+def _is_mixed(experiment: Experiment) -> bool:
+    """Tell whether partners were tried along with other knowledge: who gained what is unknown."""
+    return experiment.detail.kind == "partner" and experiment.detail.arm == MIXED
 
 
 def _same_measurement(experiment: Experiment) -> tuple[str, ...]:

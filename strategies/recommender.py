@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.bordered import Rows, Sums
 from strategies.standing import Standings
-from strategies.task_pairs import BLOCKS, TaskPairs
-from strategies.variance_components import Components, fit, learn
+from strategies.task_pairs import TaskPairs
+from strategies.variance_components import Components, Fit, fit, learn
 
 __all__ = ["Advice", "Evidence", "Recommender", "prior_components"]
 
@@ -24,7 +25,7 @@ Ints = NDArray[np.intp]
 
 # Typical variances on the 28 development tasks of the published results: what is believed of a
 # pool before it has outcomes. In the order of BLOCKS.
-PRIOR_VARIANCE = (0.03, 0.005, 0.004, 0.003, 0.001, 0.0007, 0.04, 0.05)
+PRIOR_VARIANCE = (0.03, 0.003, 0.04, 0.005, 0.004, 0.001, 0.0007, 0.05)
 PRIOR_NOISE = 0.3
 NEARNESS = 0.1  # expected slope of the mean nearness: near is better until outcomes say otherwise
 
@@ -90,7 +91,7 @@ def prior_components(pairs: TaskPairs) -> Components:
     mean = np.zeros(len(pairs.block))
     if pairs.consensus is not None:
         mean[pairs.consensus] = NEARNESS
-    return Components(pairs.block, mean, np.array(PRIOR_VARIANCE), PRIOR_NOISE)
+    return Components(pairs.block, mean, np.array(PRIOR_VARIANCE)[pairs.kind], PRIOR_NOISE)
 
 
 class Recommender:
@@ -108,27 +109,22 @@ class Recommender:
         self._pairs, self._metrics = pairs, metrics
         self._prior = prior_components(pairs)
         self._learnt = self._prior
-        self._seen: dict[int, tuple[Standings, Floats]] = {}
-        size = len(pairs.block)
-        self._gram, self._moment = np.zeros((size, size)), np.zeros(size)
-        self._square, self._count = 0.0, 0
+        self._seen: dict[int, tuple[Standings, Rows]] = {}
+        nothing = np.zeros(0, dtype=np.intp)
+        self._sums = self._summed(pairs.rows(nothing, nothing, nothing), np.zeros(0))
 
     def add(self, standings: Standings) -> None:
         """Take in outcomes; those of a target that was seen before replace the earlier ones."""
-        for target in np.unique(standings.target):
-            if int(target) in self._seen:
-                self._count_in(int(target), -1)
-            own = standings.of(int(target))
-            rows = self._pairs.rows(own.target, own.source, own.metric)
-            self._seen[int(target)] = (own, rows)
-            self._count_in(int(target), 1)
+        for target in map(int, np.unique(standings.target)):
+            if target in self._seen:
+                self._sums -= self._of(target)
+            own = standings.of(target)
+            self._seen[target] = (own, self._pairs.rows(own.target, own.source, own.metric))
+            self._sums += self._of(target)
 
     def learn(self, steps: int = 25) -> None:
         """Learn the variances from all outcomes seen."""
-        self._learnt = learn(
-            self._gram, self._moment, self._square, self._count, self._learnt, self._prior,
-            steps=steps,
-        )  # fmt: skip
+        self._learnt = learn(self._sums, self._learnt, self._prior, steps=steps)
 
     def advise(self, target: int, *, without: Ints | None = None, relearn: int = 10) -> Advice:
         """Return what to expect of every possible source.
@@ -144,17 +140,14 @@ class Recommender:
             outcomes; 0 keeps what `learn` found, which is for targets without outcomes.
         """
         left_out = {target, *([] if without is None else map(int, without))} & set(self._seen)
-        gram, moment, square, count = self._gram, self._moment, self._square, self._count
+        sums = self._sums
         for other in left_out:
-            own, rows = self._seen[other]
-            gram, moment = gram - rows.T @ rows, moment - rows.T @ own.value
-            square, count = square - float(own.value @ own.value), count - len(own.value)
+            sums -= self._of(other)
         components = self._learnt
         if relearn:
-            components = learn(gram, moment, square, count, self._prior, self._prior, steps=relearn)
-        state = fit(gram, moment, components)
+            components = learn(sums, self._prior, self._prior, steps=relearn)
         source = np.flatnonzero(self._pairs.tasks.allowed()[:, target])
-        return self._predict(target, source, state.weights, state.covariance)
+        return self._predict(target, source, fit(sums, components))
 
     def evidence(self, source: int, target: int) -> Evidence:
         """Return what was measured of a source on targets other than the one that asks."""
@@ -168,27 +161,28 @@ class Recommender:
             np.array([value for _, value in found]),
         )
 
-    @property
-    def variances(self) -> dict[str, float]:
-        """Learnt variance of every block and of the noise: how much each kind counts."""
-        named = dict(zip(BLOCKS, map(float, self._learnt.variance), strict=True))
-        return {**named, "noise": self._learnt.noise}
-
-    def _predict(self, target: int, source: Ints, weights: Floats, covariance: Floats) -> Advice:
+    def _predict(self, target: int, source: Ints, state: Fit) -> Advice:
         who = np.full(len(source), target)
-        rows = np.stack(
-            [self._pairs.rows(who, source, np.full(len(source), m)) for m in range(self._metrics)]
-        )  # [M, n, p]
-        variance = np.einsum("mnp,pq,mnq->mn", rows, covariance, rows, optimize=True)
-        joint = rows.mean(axis=0)
+        each = [
+            self._pairs.rows(who, source, np.full(len(source), metric))
+            for metric in range(self._metrics)
+        ]
+        found = [state.predict(rows) for rows in each]
+        joint = Rows(
+            source,
+            np.mean([rows.own for rows in each], axis=0),
+            np.mean([rows.shared for rows in each], axis=0),
+        )
         return Advice(
-            source, rows @ weights, np.sqrt(np.maximum(variance, 0)),
-            joint @ weights, joint @ covariance @ joint.T,
-        )  # fmt: skip
+            source,
+            np.stack([mean for mean, _ in found]),
+            np.sqrt(np.maximum([np.diag(covariance) for _, covariance in found], 0)),
+            *state.predict(joint),
+        )
 
-    def _count_in(self, target: int, sign: int) -> None:
+    def _of(self, target: int) -> Sums:
         own, rows = self._seen[target]
-        self._gram = self._gram + sign * rows.T @ rows
-        self._moment = self._moment + sign * rows.T @ own.value
-        self._square += sign * float(own.value @ own.value)
-        self._count += sign * len(own.value)
+        return self._summed(rows, own.value)
+
+    def _summed(self, rows: Rows, values: Floats) -> Sums:
+        return Sums.of(rows, values, self._pairs.tasks.count)

@@ -3,7 +3,8 @@
 ``y = X w + noise``, and every block of columns has ``w ~ N(mean, variance of the block)``. The
 variances are learnt from the data by MacKay's evidence fixed point (*Bayesian interpolation*,
 Neural Computation 4, 1992), so a block that explains nothing shrinks to nothing by itself. Each
-variance has a prior worth a few coefficients, so that little data moves it little.
+variance has a prior worth a few coefficients, so that little data moves it little. The design may
+have columns of groups' own, see `strategies.bordered`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
+
+from strategies.bordered import Rows, Sums, split
 
 __all__ = ["Components", "Fit", "fit", "learn"]
 
@@ -48,46 +51,71 @@ class Fit:
 
     Parameters
     ----------
-    weights
-        Posterior means, shape ``[p]``.
-    covariance
-        Posterior covariance, shape ``[p, p]``.
+    weights, variance
+        Posterior means and variances, shape ``[p]``.
+    own
+        Posterior covariance within each group if the shared coefficients were known, shape
+        ``[G, w, w]``.
+    lever
+        How much each group's coefficients give way to the shared ones, shape ``[G, w, q]``.
+    shared
+        Posterior covariance of the shared coefficients, shape ``[q, q]``.
     """
 
     weights: Floats
-    covariance: Floats
+    variance: Floats
+    own: Floats
+    lever: Floats
+    shared: Floats
 
-    def predict(self, rows: Floats) -> tuple[Floats, Floats]:
-        """Return mean ``[n]`` and covariance ``[n, n]`` of new rows ``[n, p]``, noise excluded."""
-        return rows @ self.weights, rows @ self.covariance @ rows.T
+    def predict(self, rows: Rows) -> tuple[Floats, Floats]:
+        """Return mean ``[n]`` and covariance ``[n, n]`` of new rows, noise excluded."""
+        own, shared = split(self.weights, *self.own.shape[:2])
+        mean = np.einsum("nw,nw->n", rows.own, own[rows.group]) + rows.shared @ shared
+        rest = rows.shared - np.einsum("nw,nwq->nq", rows.own, self.lever[rows.group])
+        within = np.einsum("nv,nvw->nw", rows.own, self.own[rows.group]) @ rows.own.T
+        same = rows.group[:, None] == rows.group
+        return mean, rest @ self.shared @ rest.T + np.where(same, within, 0)
 
 
-def fit(gram: Floats, moment: Floats, components: Components) -> Fit:
+def fit(sums: Sums, components: Components) -> Fit:
     """Return the posterior under known variances.
+
+    Every group is eliminated by itself, so the work is G (w^3 + w q^2) + q^3, not (G w + q)^3.
 
     Parameters
     ----------
-    gram
-        ``X'X``, shape ``[p, p]``.
-    moment
-        ``X'y``, shape ``[p]``.
+    sums
+        Of the observations.
     components
         The variances.
     """
-    prior = components.variance[components.block]
-    precision = gram / components.noise
-    precision[np.diag_indices_from(precision)] += 1 / prior
+    groups, width, common = sums.border.shape
+    prior = 1 / components.variance[components.block]
+    prior_own, prior_shared = split(prior, groups, width)
+    pull = sums.moment / components.noise + components.mean * prior
+    pull_own, pull_shared = split(pull, groups, width)
+    inner = sums.own / components.noise + prior_own[:, :, None] * np.eye(width)
+    own = np.asarray(np.linalg.inv(inner), dtype=np.float64)
+    border = sums.border / components.noise
+    lever = own @ border
+    flat = lever.reshape(groups * width, common)
+    precision = sums.shared / components.noise + np.diag(prior_shared)
+    precision -= border.reshape(flat.shape).T @ flat
     factor = linalg.cho_factor(precision, lower=True, overwrite_a=True, check_finite=False)
-    covariance = linalg.cho_solve(factor, np.eye(len(prior)), check_finite=False)
-    weights = covariance @ (moment / components.noise + components.mean / prior)
-    return Fit(weights, covariance)
+    shared = linalg.cho_solve(factor, np.eye(common), check_finite=False)
+    common_weights = shared @ (pull_shared - flat.T @ pull_own.ravel())
+    own_weights = np.einsum("gvw,gw->gv", own, pull_own) - lever @ common_weights
+    own_variance = np.einsum("gww->gw", own).ravel() + ((flat @ shared) * flat).sum(axis=1)
+    return Fit(
+        np.concatenate([own_weights.ravel(), common_weights]),
+        np.concatenate([own_variance, np.diag(shared)]),
+        own, lever, shared,
+    )  # fmt: skip
 
 
 def learn(
-    gram: Floats,
-    moment: Floats,
-    square: float,
-    count: int,
+    sums: Sums,
     components: Components,
     prior: Components,
     *,
@@ -99,8 +127,8 @@ def learn(
 
     Parameters
     ----------
-    gram, moment, square, count
-        ``X'X`` ``[p, p]``, ``X'y`` ``[p]``, ``y'y`` and the number of observations.
+    sums
+        Of the observations.
     components
         Where to start.
     prior
@@ -117,16 +145,14 @@ def learn(
     """
     size = len(components.variance)
     for _ in range(steps):
-        state = fit(gram, moment, components)
-        spread = np.diag(state.covariance) / components.variance[components.block]
+        state = fit(sums, components)
+        spread = state.variance / components.variance[components.block]
         known = np.clip(np.bincount(components.block, 1 - spread, size), 0, None)
         squares = np.bincount(components.block, (state.weights - components.mean) ** 2, size)
         variance = (squares + strength * prior.variance) / (known + strength)
-        misfit = square - 2 * state.weights @ moment + state.weights @ gram @ state.weights
-        freedom = max(count - float(known.sum()), 0.0)
-        noise = (max(float(misfit), 0.0) + noise_strength * prior.noise) / (
-            freedom + noise_strength
-        )
+        misfit = max(sums.misfit(state.weights), 0.0)
+        freedom = max(sums.count - float(known.sum()), 0.0)
+        noise = (misfit + noise_strength * prior.noise) / (freedom + noise_strength)
         components = replace(
             components, variance=np.maximum(variance, FLOOR), noise=max(float(noise), FLOOR)
         )

@@ -1,7 +1,11 @@
-"""Adding to a pool: a run folder, one release, or experiments that a site made by itself."""
+"""Adding to a pool: a run folder, one release, or experiments that a site made by itself.
+
+All of it is verified and signed before the pool is touched, so that a pool can be made for it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,10 +17,12 @@ from fl_server.pool.records import (
     open_experiment,
     open_release,
 )
+from fl_server.pool.run_weights import Trained, put_weights
 from fl_server.pool.runs import read_run
 from fl_server.pool.session import Pool
-from fl_server.pool.store import Tally, put_all, put_task
+from fl_server.pool.store import Tally, put_all
 from fl_server.pool_vectors import follow
+from fl_server.shelf import all_or_nothing
 from fl_server.verify_evidence import Broken, read_plain
 from protocol.errors import ConfigError, one_line
 from protocol.experiment import Experiment, sign_experiment
@@ -34,13 +40,45 @@ OWN_KEY = (
 )
 
 
-def add_run(pool: Pool, run: Path, signer: Signer, coordinator: str | None = None) -> Tally:
-    """Verify a run folder and add its tasks and experiments.
+@dataclass(frozen=True)
+class Addition:
+    """What goes into a pool, verified and signed.
+
+    Attributes
+    ----------
+    tasks : list of TaskRecord
+        Releases.
+    experiments : list of ExperimentRecord
+        On these tasks, or on tasks of the pool.
+    weights : list of Trained
+        Models that may be handed on.
+    notes : list of str
+        What is not in it, and why.
+    """
+
+    tasks: list[TaskRecord] = field(default_factory=list)
+    experiments: list[ExperimentRecord] = field(default_factory=list)
+    weights: list[Trained] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def add(pool: Pool, addition: Addition) -> Tally:
+    """Put into a pool what it lacks of an addition; all of it or nothing."""
+    tally = Tally(notes=list(addition.notes))
+    with pool.writing() as session, all_or_nothing(pool):
+        put_all(session, addition.tasks, addition.experiments, tally)
+        for weights in addition.weights:
+            put_weights(pool, session, weights, tally)
+    if addition.tasks:
+        follow(pool)
+    return tally
+
+
+def of_run(run: Path, signer: Signer, coordinator: str | None = None) -> Addition:
+    """Verify a run folder; return its tasks, its experiments, and weights that may be handed on.
 
     Parameters
     ----------
-    pool : Pool
-        Where to.
     run : Path
         The run folder.
     signer : Signer
@@ -51,26 +89,19 @@ def add_run(pool: Pool, run: Path, signer: Signer, coordinator: str | None = Non
     Raises
     ------
     NotVerified
-        When `fedprint verify` finds anything; nothing is added then.
+        When the run is not finished, or `fedprint verify` finds anything.
     """
     found = read_run(run, coordinator)
-    tally = Tally(notes=list(found.notes))
-    if coordinator is None:
-        tally.notes.append(OWN_KEY)
+    notes = [*found.notes, *([OWN_KEY] if coordinator is None else [])]
     signed = [_signed(experiment, signer, found.coordinator) for experiment in found.experiments]
-    with pool.writing() as session:
-        put_all(session, found.tasks, signed, tally)
-    follow(pool)
-    return tally
+    return Addition(found.tasks, signed, found.weights, notes)
 
 
-def add_release(pool: Pool, envelope: Path) -> Tally:
-    """Verify one release and add its task; nobody vouches for its key.
+def of_release(envelope: Path) -> Addition:
+    """Verify one release and return its task; nobody vouches for its key.
 
     Parameters
     ----------
-    pool : Pool
-        Where to.
     envelope : Path
         ``<site>.dsse.json``; ``<site>.safetensors`` and ``spec.json`` lie beside it.
 
@@ -81,15 +112,16 @@ def add_release(pool: Pool, envelope: Path) -> Tally:
     VerificationError
         When the release is not in order, or has expired.
     """
-    record, tally = read_release(envelope), Tally()
-    with pool.writing() as session:
-        put_task(session, record, tally)
-    follow(pool)
-    return tally
+    return Addition([read_release(envelope)])
+
+
+def of_experiments(experiments: list[Experiment], signer: Signer) -> Addition:
+    """Sign experiments on tasks that are in the pool."""
+    return Addition(experiments=[_signed(experiment, signer, "") for experiment in experiments])
 
 
 def read_release(envelope: Path) -> TaskRecord:
-    """Verify one release from its files and return its task; see `add_release`."""
+    """Verify one release from its files and return its task; see `of_release`."""
     site = envelope.name.removesuffix(ENDING)
     payload = envelope.with_name(f"{site}.safetensors")
     spec = local_spec(envelope.parent).require_ready()
@@ -113,15 +145,6 @@ def read_experiments(file: Path) -> list[Experiment]:
         except ValidationError as error:
             raise ConfigError(f"{file}: line {number}: {one_line(error)}: {A_FILE}") from None
     return found
-
-
-def add_experiments(pool: Pool, experiments: list[Experiment], signer: Signer) -> Tally:
-    """Sign experiments on tasks of the pool, and add them."""
-    tally = Tally()
-    signed = [_signed(experiment, signer, "") for experiment in experiments]
-    with pool.writing() as session:
-        put_all(session, [], signed, tally)
-    return tally
 
 
 def _signed(experiment: Experiment, signer: Signer, vouched_by: str) -> ExperimentRecord:

@@ -16,11 +16,13 @@ from fl_server.pool.models import (
     WithdrawalRow,
 )
 from fl_server.pool.records import open_experiment, open_release, open_spec
+from fl_server.pool.run_weights import Trained, put_weights
 from fl_server.pool.session import Pool
 from fl_server.pool.store import Tally, put_experiment, put_task, take_out
 from fl_server.pool.telling import told
 from fl_server.pool.withdraw import scrub
 from fl_server.pool_vectors import follow
+from fl_server.shelf import all_or_nothing, shelved
 from protocol.errors import ConfigError, Expired
 
 
@@ -40,16 +42,20 @@ def merge_pool(pool: Pool, other: Pool) -> Tally:
         When they are the same pool.
     VerificationError
         When anything in the other pool is not in order; the pool stays as it was.
+    DataError
+        When weights on the other's shelf are damaged; the same.
     """
     if pool.engine.url == other.engine.url:
         raise ConfigError(f"{pool.where} cannot be merged with itself: name two pools")
     tally = Tally()
-    with other.reading() as source, pool.writing() as session:
+    with other.reading() as source, pool.writing() as session, all_or_nothing(pool):
         for task in source.scalars(select(WithdrawalRow.task_id).order_by(WithdrawalRow.task_id)):
             take_out(session, task, tally)
         total = source.scalar(select(func.count()).select_from(ProvenanceRow)) or 0
         for row in told(_signed(source), "merge", total):
             _put(source, session, row, tally)
+        for each in shelved(other):
+            put_weights(pool, session, Trained(each.load(), each.about), tally)
     follow(pool)
     if tally.withdrawn:
         scrub(pool)

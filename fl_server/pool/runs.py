@@ -9,18 +9,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fl_server.outcome_records import EXPERIMENTS
 from fl_server.pool.records import TaskRecord, open_release
+from fl_server.pool.run_weights import Trained, group_plans, trained_weights
+from fl_server.runfolder import CHECKPOINT
+from fl_server.runstate import RUN
 from fl_server.verify_evidence import Broken, Evidence
 from fl_server.verify_run import verify_run
 from protocol.errors import FedprintError, VerificationError, one_line
 from protocol.experiment import Experiment, Partner
 from protocol.keys import key_id
 from protocol.runfiles import MetricsFile, SiteMetrics
-from protocol.sharing import GroupPlan
 from protocol.statement import utc_now
 
-ARMS = ("together", "grouped")
-"""Arms whose partners were chosen for a reason, each compared with training alone."""
+ARMS = ("together", "grouped", "planned")
+"""Arms whose partners were chosen for a reason, each compared with training alone.
+
+What a plan gained is not its partners' alone: it is kept, and no advice on partners learns of it.
+"""
 METRICS = ("balanced_accuracy", "auroc")
 SETTINGS = (
     "rounds",
@@ -32,12 +38,10 @@ SETTINGS = (
     "recipe",
 )
 """What the outcome of a co-training depends on, among the settings of a run."""
-EXPERIMENTS = "experiments.jsonl"
-"""Further experiments that the coordinator wrote into the run folder, one as JSON a line."""
 
 
 class NotVerified(FedprintError):
-    """A run folder that `fedprint verify` finds fault with."""
+    """A run folder that is not finished, or that `fedprint verify` finds fault with."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class RunRecords:
         The releases of the sites that took part.
     experiments : list of Experiment
         Not signed yet.
+    weights : list of Trained
+        Models of groups whose sites all agreed to hand them on.
     notes : list of str
         What was left out, and why.
     """
@@ -59,6 +65,7 @@ class RunRecords:
     coordinator: str
     tasks: list[TaskRecord]
     experiments: list[Experiment]
+    weights: list[Trained]
     notes: list[str]
 
 
@@ -75,8 +82,13 @@ def read_run(run: Path, coordinator: str | None = None) -> RunRecords:
     Raises
     ------
     NotVerified
-        When `fedprint verify` finds anything.
+        When the run is not finished, or `fedprint verify` finds anything.
     """
+    if (run / RUN).is_file() and not (run / CHECKPOINT).exists():
+        raise NotVerified(
+            f"{run} is not finished: nothing was added; resume it (start the same run again), "
+            "and add it then"
+        )
     evidence = Evidence(run, coordinator)
     found = verify_run(evidence).findings
     if found:
@@ -102,11 +114,12 @@ def _records(evidence: Evidence) -> RunRecords:
         except VerificationError as error:  # what was valid in the run may have expired since
             notes.append(f"{site}: {error}")
     ids = {site: task.id for site, task in tasks.items()}
-    found = [*_trained_together(evidence, ids), *_written(evidence)]
-    return RunRecords(coordinator, list(tasks.values()), found, notes)
+    found = [*_trained_together(evidence, ids), *written_experiments(evidence)]
+    weights = list(trained_weights(evidence, ids))
+    return RunRecords(coordinator, list(tasks.values()), found, weights, notes)
 
 
-def _written(evidence: Evidence) -> Iterator[Experiment]:
+def written_experiments(evidence: Evidence) -> Iterator[Experiment]:
     """Yield the experiments that the run folder holds as such; its log covers the file."""
     if not (evidence.run / EXPERIMENTS).exists():
         return
@@ -125,18 +138,11 @@ def _trained_together(evidence: Evidence, ids: Mapping[str, str]) -> Iterator[Ex
     extra = file.model_extra or {}
     for arm in ARMS:
         lost = extra.get("lost", {}).get(arm, {})
-        for plan in _plans(extra, arm):
+        for plan in group_plans(extra, arm):
             members = [site for site in plan.taking_part if site in ids and site not in lost]
             for target in members if plan.trainable else ():
                 partners = [ids[site] for site in members if ids[site] != ids[target]]
                 yield from _outcomes(evidence, file, arm, target, ids[target], partners)
-
-
-def _plans(extra: Mapping[str, Any], arm: str) -> list[GroupPlan]:
-    try:
-        return [GroupPlan.model_validate(plan) for plan in extra.get("plans", {}).get(arm, [])]
-    except (ValidationError, AttributeError, TypeError):
-        raise Broken("metrics.json", "does not say properly who trained together") from None
 
 
 def _outcomes(

@@ -73,6 +73,24 @@ class Pool:
         self.close()
 
 
+def check_place(where: str | Path) -> None:
+    """See that a pool is or can be in a place, and make nothing.
+
+    Parameters
+    ----------
+    where : str or Path
+        A SQLite file, or a URL.
+
+    Raises
+    ------
+    ConfigError
+        When it is a file in a folder that does not exist, a folder, or a URL of no pool.
+    """
+    url = parse_url(str(where))
+    if is_file(url):
+        _check_file(Path(url.database or ""), create=True)
+
+
 def open_pool(where: str | Path, *, create: bool = False) -> Pool:
     """Open a pool, and bring its tables up to date.
 
@@ -81,7 +99,7 @@ def open_pool(where: str | Path, *, create: bool = False) -> Pool:
     where : str or Path
         A SQLite file, or a URL such as ``postgresql://user@host/database``.
     create : bool
-        Whether to make the tables where there are none.
+        Whether to make the file and the tables where there are none; a file's folder must be there.
 
     Raises
     ------
@@ -114,7 +132,8 @@ def _check_file(path: Path, create: bool) -> None:
         raise ConfigError(f"{path} is a folder: name a file for the pool, such as {path / 'pool'}")
     if not path.exists() and not create:
         raise ConfigError(f"there is no pool {path}: make it with fedprint pool add {path} RUN")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise ConfigError(f"folder {path.parent} does not exist: make it first")
 
 
 def _prepare(pool: Pool, create: bool) -> None:

@@ -23,12 +23,12 @@ from fl_client.architecture_search import search, target_of
 from fl_client.candidates import Candidate, prepare
 from fl_client.efforts import ladder
 from fl_client.halving import Budget
-from fl_client.presets import Preset
 from fl_client.site import Site, read_site
 from fl_client.trials import Trials
 from protocol.errors import ConfigError, DataError
 from protocol.experiment import Experiment
 from protocol.files import file_digest
+from protocol.presets import Preset
 
 NAMES = ("resnet10t", "mobilenetv3_small_050", "test_resnet")
 CPU = torch.device("cpu")

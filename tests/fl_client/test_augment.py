@@ -61,6 +61,17 @@ def test_a_seed_gives_the_same_views_whatever_ran_before(tmp_path: Path, spec: S
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+def test_shifts_go_both_ways(spec: Spec) -> None:
+    policy = training_augmentation(spec.preprocess, 0)
+    affine = next(step for step in policy.transforms if type(step).__name__ == "Affine")
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    drawn = [affine.get_params_dependent_on_data({"shape": pixels.shape}, {}) for _ in range(200)]
+    shifts = np.array([values["matrix"][:2] @ [49.5, 49.5, 1] - 49.5 for values in drawn])  # [k, 2]
+    assert np.abs(shifts).max() <= 6.5
+    assert (shifts.min(axis=0) < -3).all()
+    assert (shifts.max(axis=0) > 3).all()
+
+
 def test_every_image_is_decoded_once(tmp_path: Path, spec: Spec) -> None:
     data = images(tmp_path, spec)
     before = data[2][0]

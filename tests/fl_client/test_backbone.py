@@ -11,7 +11,7 @@ from fl_client.backbone import create_model, load_backbone, weights_digest
 from fl_client.device import choose_device
 from fl_client.folding import fold_batch_norm
 from protocol.errors import ConfigError, WeightsError
-from protocol.spec import Spec, Weights, load_spec
+from protocol.spec import Preprocess, Spec, Weights, load_spec
 
 
 def test_the_offline_default_has_the_weights_that_its_specs_name() -> None:
@@ -60,6 +60,21 @@ def test_missing_and_wrong_weights(
     wide = spec.model_copy(update={"features": 3})
     with pytest.raises(ConfigError, match="resnet10t has 512 features, not 3"):
         load_backbone(wide)
+
+
+def test_the_width_is_what_the_backbone_gives(tmp_path: Path) -> None:
+    name = "mobilenetv3_small_050"
+    preprocess = Preprocess(resize=32, crop=32, mean=[0] * 3, std=[1] * 3)
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "weights.pt")
+    weights = Weights(source=f"file:{tmp_path / 'weights.pt'}")
+    recipe = Spec(
+        name="m", backbone=name, weights=weights, preprocess=preprocess, features=1024, bins=2
+    )
+    model = load_backbone(recipe)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 1024)
+    assert timm.create_model(name, num_classes=0).num_features == 288
+    with pytest.raises(ConfigError, match="mobilenetv3_small_050 has 1024 features, not 288"):
+        load_backbone(recipe.model_copy(update={"features": 288}))
 
 
 def test_no_hub_is_an_error_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from fl_client.candidate_features import CandidateFeatures
 from fl_client.candidates import prepare, weights_source
 from fl_client.efforts import folds_of, ladder, share_of, stratified
 from fl_client.extract import extract
-from fl_client.presets import OFFLINE, PAPER, chosen_candidates, find_preset
 from fl_client.site import Site, read_site
 from protocol.errors import ConfigError, DataError, WeightsError
+from protocol.presets import OFFLINE, PAPER, chosen_candidates, find_preset
 
 NAMES = ("resnet10t", "mobilenetv3_small_050", "test_resnet")
 CPU = torch.device("cpu")

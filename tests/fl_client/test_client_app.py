@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_asking import AUTOMATIC, Failed, ask, config_for
 from fixtures_sites import write_classes
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import MessageType
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -16,9 +17,8 @@ from fl_client import client_app
 from fl_client.policy import Policy
 from protocol.errors import ConfigError, FedprintError, WeightsError
 from protocol.keys import generate_key, save_private_key
-from protocol.orders import Order
 from protocol.records import from_reply, refusal, release_request
-from protocol.sharing import BODY, HIDDEN, Arrays, initial_adapter, initial_rows, row_name
+from protocol.sharing import BODY, HIDDEN, initial_adapter, initial_rows, row_name
 from protocol.spec import Spec
 
 
@@ -34,57 +34,6 @@ def identity() -> Iterator[None]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small site."""
     return write_classes(tmp_path_factory.mktemp("sites") / "north", {"brain": 12, "lung": 12})
-
-
-AUTOMATIC = 'specs = ["*"]\nmin_images = 2\nautomatic = true\nrelease = "plain"\n'
-
-
-def ask(
-    folder: Path,
-    kind: str,
-    config: dict[str, object] | None,
-    arrays: Arrays | None = None,
-    *,
-    content: RecordDict | None = None,
-    policy_text: str = AUTOMATIC,
-    **own: str,
-) -> RecordDict:
-    """Ask the site and return its answer."""
-    content = content or RecordDict()
-    if config is not None:
-        content["config"] = ConfigRecord(config)  # type: ignore[arg-type]
-    if arrays is not None:
-        content["arrays"] = ArrayRecord({name: Array(value) for name, value in arrays.items()})
-    message = Message(content, dst_node_id=1, message_type=kind)
-    message.metadata.__dict__["_message_id"] = "m1"
-    policy = folder.parent / "policy.toml"
-    policy.write_text(policy_text)
-    own = {"site": str(folder), "policy": str(policy), "device": "cpu"} | own
-    context = Context(1, 1, {**own}, RecordDict(), {})
-    reply = client_app.app(message, context)
-    assert reply.metadata.reply_to_message_id == "m1"
-    if reply.has_error():
-        raise Failed(reply.error.code, str(reply.error.reason))
-    return reply.content
-
-
-class Failed(Exception):
-    """Flower's error in place of an answer: its code and what it tells the coordinator."""
-
-
-def config_for(spec: Spec, **changes: object) -> dict[str, object]:
-    """Return the config record of an order."""
-    values = {
-        "run": "run-1",
-        "arm": "grouped",
-        "spec": spec,
-        "recipe": "adapter",
-        "epochs": 1,
-        "batch_size": 8,
-        "learning_rate": 0.1,
-        "seed": 0,
-    }
-    return Order.model_validate({**values, **changes}).to_config()
 
 
 def test_alone_then_a_round_then_the_choice(folder: Path, spec: Spec) -> None:

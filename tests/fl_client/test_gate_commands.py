@@ -115,6 +115,8 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
     assert found["receiver"]["superlink"] == "coordinator.example:9092"
     assert found["receiver"]["authority"] == sha256_hex(AUTHORITY.encode())
     assert found["policy"]["training"] is True
+    assert found["policy"]["plans"] is True
+    assert found["task_card"]["shares_weights"] is False
     assert (found["request"]["run"], found["request"]["times"]) == ("run-1", 1)
     assert found["task_card"]["classes"] == [
         {"name": "a", "code": None},
@@ -128,6 +130,10 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
         found["policy"]["digest"],
         found["receiver"]["authority"],
         "approving this also lets the site train with its group: yes (policy: training)",
+        "with training it tries other architectures, augmentation and starting weights for its "
+        "group, and trains as a plan of its coordinator says: yes (policy: plans)",
+        "weights trained on these images stay with the run and its group (site.toml: "
+        "shares_weights = false)",
         f"to let it go: fedprint site approve {folder}",
     ):
         assert words in shown
@@ -285,6 +291,21 @@ def test_the_preview_says_where_no_training_follows(folder: Path, spec: Spec) ->
         file.write("training = false\n")
     shown = succeeds("preview", folder, "--device", "cpu")
     assert "lets the site train with its group: no (policy: training)" in shown
+    assert "as a plan of its coordinator says: no (policy: plans)" in shown
+
+
+def test_the_preview_says_what_becomes_of_weights(folder: Path, spec: Spec) -> None:
+    waits(folder, spec)
+    text = (folder / "site.toml").read_text()
+    (folder / "site.toml").write_text(text.replace("[data]", "shares_weights = true\n[data]"))
+    with (folder / "policy.toml").open("a") as file:
+        file.write("plans = false\n")
+    shown = succeeds("preview", folder, "--device", "cpu")
+    assert "as a plan of its coordinator says: no (policy: plans)" in shown
+    assert (
+        "weights trained on these images may be handed on to other groups and later runs, where "
+        "all sites that trained them agree (site.toml: shares_weights = true)"
+    ) in shown
 
 
 def test_two_previews_at_once_are_no_approval(folder: Path, spec: Spec) -> None:

@@ -221,7 +221,7 @@ def test_the_site_keeps_the_better_model(learner: Learner) -> None:
     scores = learner.finish(order, sent)
     assert group.load_scores() == scores
     for accuracy, kept, expected in ((2.0, group, True), (-1.0, local, False)):
-        group.save_scores({**scores, "val_balanced_accuracy": accuracy})
+        group.save_scores({**scores, "val_auroc": accuracy})
         assert learner.decide(order, "alone") is expected
         chosen, model = final.load("model"), kept.load("model")
         assert chosen.keys() == model.keys()

@@ -23,9 +23,9 @@ def site_at(state: Path) -> Site:
     return Site("north", state.parent, TaskCard(name="t"), [], state, False)
 
 
-def scores(accuracy: float, loss: float) -> dict[str, float]:
+def scores(accuracy: float, loss: float, auroc: float = math.nan) -> dict[str, float]:
     """Return scores on validation data."""
-    return {"val_balanced_accuracy": accuracy, "val_loss": loss}
+    return {"val_balanced_accuracy": accuracy, "val_loss": loss, "val_auroc": auroc}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,11 @@ def scores(accuracy: float, loss: float) -> dict[str, float]:
         (scores(0.5, math.nan), scores(0.5, 0.1), False),
         (scores(0.5, 0.1), scores(0.5, math.nan), False),
         (scores(0.0, 1.0), scores(0.0, 0.5), True),
+        (scores(0.9, 1.0, 0.5), scores(0.1, 9.0, 0.6), True),
+        (scores(0.1, 9.0, 0.6), scores(0.9, 1.0, 0.5), False),
+        (scores(0.1, 9.0, 0.6), scores(0.9, 8.0, 0.6), True),
+        (scores(0.5, 1.0, 0.6), scores(0.6, 9.0), True),
+        (scores(0.5, 1.0), scores(0.4, 0.1, 0.9), False),
     ],
 )
 def test_the_guard(alone: dict[str, float], together: dict[str, float], expected: bool) -> None:

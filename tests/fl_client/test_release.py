@@ -151,6 +151,16 @@ def test_policy_files(tmp_path: Path) -> None:
         match=r"policy\.toml: unknown field min_imags: the fields are name, specs, min_images",
     ):
         load_policy(path)
+    for field in ("plans", "training", "automatic"):
+        for value in ('"yes"', '"true"', "1", '"maybe"'):
+            path.write_text(f"{field} = {value}\n")
+            with pytest.raises(
+                ConfigError,
+                match=rf"policy\.toml: {field} is neither true nor false: write one of them, with",
+            ):
+                load_policy(path)
+        path.write_text(f"{field} = false\n")
+        assert getattr(load_policy(path), field) is False
     path.write_text("specs = [")
     with pytest.raises(ConfigError, match=r"policy\.toml is not TOML"):
         load_policy(path)

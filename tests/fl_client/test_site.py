@@ -165,6 +165,8 @@ def test_a_manifest_is_relative_to_the_data(tmp_path: Path) -> None:
     assert fails(folder) == (
         "SITE/site.toml: data folder SITE/no does not exist or is no folder: correct it"
     )
+    (folder / "site.toml").write_text('[task]\nshares_weights = "yes"\n')
+    assert fails(folder) == "SITE/site.toml: task.shares_weights: Input should be a valid boolean"
 
 
 def test_the_stamp_changes_with_what_describes_the_site(tmp_path: Path) -> None:

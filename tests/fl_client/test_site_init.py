@@ -91,6 +91,7 @@ def test_fingerprints_wait_for_a_person_unless_told_otherwise(root: Path) -> Non
     assert init(root) == 0
     assert init(root, "south", "--automatic") == 0
     policy = load_policy(root / "north" / "policy.toml")
+    assert policy.plans
     named = policy.model_copy(update={"name": "x"})
     assert named == Policy(
         name="x",
@@ -112,6 +113,7 @@ def test_fingerprints_wait_for_a_person_unless_told_otherwise(root: Path) -> Non
 def test_every_line_of_the_settings_is_explained(root: Path) -> None:
     assert init(root) == 0
     text = (root / "north" / "site.toml").read_text()
+    assert "shares_weights = false                      # may trained weights go to other" in text
     for line in text.split("[task]")[0].splitlines():
         assert not line or line.startswith("[") or "# " in line
     # the examples, taken out of their comments, are good too
@@ -136,11 +138,13 @@ def test_any_text_comes_back(
 def test_a_task_described_beside_the_images_is_taken_over(root: Path) -> None:
     data = write_manifest(root / "described", ["0.png,grey,p", "1.png,white,q"])
     (data / "site.toml").write_text(
-        '[task]\nname = "tissue"\nkeywords = ["a \\"b\\"", "c"]\n[task.codes]\ngrey = "SCT:1"\n'
+        '[task]\nname = "tissue"\nkeywords = ["a \\"b\\"", "c"]\nshares_weights = true\n'
+        '[task.codes]\ngrey = "SCT:1"\n'
         '[data]\nmanifest = "labels.csv"\n'
     )
     assert init(root, "north", "--data", str(data)) == 0
     card = read_site(root / "north").card
+    assert card.shares_weights
     assert (card.name, card.keywords) == ("tissue", ['a "b"', "c"])
     assert [c.code for c in card.classes] == ["SCT:1", None]
 

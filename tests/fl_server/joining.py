@@ -50,6 +50,8 @@ CLASSES = {  # by site: one letter a class
     "site-3-1": "kl",
 }
 EXAMPLES = 20
+SHARING: set[str] = set()
+"""Sites whose cards say that their weights may be handed on."""
 FINGERPRINTS = {
     f.site: f for f in make_sites([[120, 60, 90], [150, 90, 60], [300, 80], [90, 120]], SPEC)[0]
 }
@@ -117,7 +119,11 @@ def make_release(fingerprint: Fingerprint, key: PrivateKeyTypes, exchange: Excha
         spec_name=SPEC.name,
         images=fingerprint.n_images,
         policy_digest="b" * 64,
-        task_card=TaskCard(name="t", classes=[ClassCard(name=c) for c in CLASSES[site]]),
+        task_card=TaskCard(
+            name="t",
+            classes=[ClassCard(name=c) for c in CLASSES[site]],
+            shares_weights=site in SHARING,
+        ),
         issued=now,
         expires=now + timedelta(days=30),
     )

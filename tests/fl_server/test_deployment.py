@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fl_server.runfolder import RUN_FILES
+from fl_server.runfolder import PLANNING, RUN_FILES
 from protocol.errors import FedprintError
 from protocol.log import check_files, read_log
 from tests.fl_server.deploying import EXCHANGE, deployed, read_json
@@ -62,7 +62,8 @@ def test_demo_ends_well_and_leaves_no_process(demo: Demo) -> None:
 
 
 def test_run_folder_is_complete(demo: Demo) -> None:
-    assert {path.name for path in demo.folder.iterdir()} == {*RUN_FILES, "deployment", "sites"}
+    written = {*RUN_FILES} - {*PLANNING}  # no plans were asked for
+    assert {path.name for path in demo.folder.iterdir()} == {*written, "deployment", "sites"}
     run = read_json(demo.folder, "run.json")
     assert (run["mode"], run["left_out"]) == ("deployment", [])
     assert [site["site"] for site in run["sites"]] == SITES

@@ -1,104 +1,30 @@
-"""A real deployment through a bad day: kills, restarts, an approval, a late and a new site."""
+"""A real deployment through a bad day, and one of its later runs, with plans."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
 
-from fl_server.deployment import Deployment
 from fl_server.following import COMPLETED, await_end
-from fl_server.progress import read_status
+from fl_server.pool import open_pool
+from fl_server.pool.views import experiments, list_tasks
+from fl_server.verify_evidence import Evidence
+from fl_server.verify_run import verify_run
+from protocol.files import sha256_hex
 from protocol.log import check_files, read_log
-from tests.conftest import digits, patches, write_subfolders
+from protocol.trials import PlansFile, TrialsFile
+from tests.conftest import digits, write_subfolders
+from tests.fl_server.day import PLANNED, POOL, ROUNDS, SETTINGS, Day
 from tests.fl_server.deploying import add_plain_site, deployed, events, read_json
 
 pytestmark = [pytest.mark.engine, pytest.mark.deployment]
-
-OUT = "runs/life"
-ROUNDS = 5  # a killed node needs half a minute to come back, two or three rounds
-SETTINGS: dict[str, str | int | float | bool] = {
-    "out": OUT,
-    "arms": "alone,grouped",
-    "release": "plain",
-    "rounds": ROUNDS,
-    "local-epochs": 1,
-    "min-sites": 4,
-    "await-approval": 200.0,
-    "timeout": 300.0,
-}
-
-
-class Day:
-    """Drives one deployment through its day and keeps what it saw on the way."""
-
-    def __init__(self, deployment: Deployment, root: Path) -> None:
-        self.deployment, self.root = deployment, root
-        self.run_folder = deployment.coordinator / OUT
-
-    def set_up(self) -> None:
-        """Three sites of digits, and one of photographs where a person must approve."""
-        for number, name in enumerate(("digits-a", "digits-b", "digits-c")):
-            images = write_subfolders(self.root / name, digits((3, 8), 18, first=20 * number))
-            if name == "digits-b":  # its row of this class stays private
-                write_subfolders(images, digits((5,), 8))
-            add_plain_site(self.deployment, name, images)
-        photos = write_subfolders(self.root / "photos", patches(18, seed=1))
-        add_plain_site(self.deployment, "photos", photos, approve_first=True)
-        self.deployment.await_online(self.deployment.sites)
-
-    def until_training(self) -> None:
-        """Kill a SuperNode while it fingerprints, approve at another, start the killed one."""
-        self.deployment.submit(SETTINGS)
-        self.wait("fingerprints", lambda s: s["phase"] == "fingerprints")
-        self.deployment.sites["digits-c"].kill()
-        self.deployment.sites["digits-c"].start()
-        photos = self.deployment.sites["photos"].folder
-        self.wait("a request", lambda _: bool(events(self.run_folder, "awaiting-approval")))
-        self.deployment.fedprint("site", "preview", photos)
-        self.deployment.fedprint("site", "approve", photos, "--yes")
-        self.wait("training", lambda s: s["phase"] == "train alone")
-
-    def kill_superlink(self) -> str:
-        """Kill the SuperLink between the arms, and everything that it had started."""
-        self.wait("groups", lambda s: s["phase"] == "train grouped")
-        self.deployment.superlink.kill()
-        self.deployment.superlink.start()
-        self.deployment.await_online(self.deployment.sites, timeout=120)
-        return self.deployment.submit(SETTINGS)
-
-    def kill_serverapp(self) -> str:
-        """Kill the ServerApp once a round is done."""
-        self.wait("a round", lambda _: bool(events(self.run_folder, "round")))
-        assert self.deployment.superlink.kill_serverapps() == 1
-        return self.deployment.submit(SETTINGS)
-
-    def kill_supernode_in_training(self) -> None:
-        """Kill one of the group's SuperNodes in the middle of a round, and start it again."""
-        self.wait("resuming", lambda _: len(events(self.run_folder, "resumed")) == 2)
-        self.wait("training again", lambda s: s["phase"] == "train grouped")
-        site = self.deployment.sites["digits-b"]
-        orders = site.folder / "state" / "history.jsonl"
-        assert '"arm":"grouped"' in orders.read_text()
-        time.sleep(2)
-        site.kill()
-        site.start()
-
-    def wait(
-        self, what: str, reached: Callable[[dict[str, Any]], bool], timeout: float = 150
-    ) -> None:
-        deadline = time.monotonic() + timeout
-        while not reached(dict(read_status(self.run_folder) or {"phase": ""})):
-            assert time.monotonic() < deadline, f"{what}: {read_status(self.run_folder)}"
-            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +37,19 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         day.kill_superlink()
         run_id = day.kill_serverapp()
         day.kill_supernode_in_training()
-        assert await_end(deployment.connection, run_id, 300) == COMPLETED
+        assert await_end(deployment.connection, run_id, 600) == COMPLETED
         images = write_subfolders(root / "digits-d", digits((3, 8), 18, first=60))
         add_plain_site(deployment, "digits-d", images)
         deployment.await_online(["digits-d"])
         deployment.run({**SETTINGS, "mode": "join"}, show=lambda _line: None)
         yield day
+
+
+@pytest.fixture(scope="module")
+def planned(day: Day) -> Path:
+    """Return the folder of a later run, in which two of three sites train by a plan."""
+    day.plan()
+    return day.deployment.coordinator / PLANNED
 
 
 def test_everybody_is_in_the_right_group_at_the_end(day: Day) -> None:
@@ -140,9 +73,11 @@ def test_the_site_that_died_in_fingerprinting_was_named_and_joined_later(day: Da
 
 def test_nothing_was_asked_or_trained_twice(day: Day) -> None:
     assert len(events(day.run_folder, "resumed")) == 2
+    run = read_json(day.run_folder, "run.json")["run"]
     for name in ("digits-a", "digits-b", "photos"):
         history = day.deployment.sites[name].folder / "state" / "history.jsonl"
-        decisions = [json.loads(line)["decision"] for line in history.read_text().splitlines()]
+        entries = [json.loads(line) for line in history.read_text().splitlines()]
+        decisions = [entry["decision"] for entry in entries if entry["run"] == run]
         assert sum(decision.startswith("released") for decision in decisions) == 1
     rounds = [e for e in events(day.run_folder, "round") if not e.get("note")]
     assert Counter(e["round"] for e in rounds) == dict.fromkeys(range(1, ROUNDS + 1), 1)
@@ -180,3 +115,51 @@ def test_the_run_folder_is_whole(day: Day) -> None:
     assert {p.name for p in (day.run_folder / "state").iterdir()} == {
         *("events.jsonl", "status.json", "lock")
     }
+
+
+def test_two_sites_train_by_their_plan_and_the_third_keeps_its_groups_model(planned: Path) -> None:
+    file = PlansFile.model_validate(read_json(planned, "plans.json"))
+    why = "site digits-c trains as the run itself has it, and takes no part in trials and plans"
+    assert file.refused == {"digits-c": f"release policy of digits-c: {why}"}
+    [plan] = file.plans
+    assert plan.knowledge.architecture is not None
+    assert plan.knowledge.architecture.backbone == "tf_efficientnet_lite1"
+    sites = read_json(planned, "metrics.json")["sites"]
+    assert sorted(sites) == ["digits-a", "digits-b", "digits-c"]
+    assert sites["digits-c"]["planned"] == sites["digits-c"]["grouped"]
+    assert sites["digits-c"]["kept"] in ("alone", "grouped")
+    assert all(site["final"] == site[site["kept"]] for site in sites.values())
+    assert (planned / "models" / "planned-1.safetensors").is_file()
+
+
+def test_who_takes_part_in_no_plans_is_asked_for_no_trial(planned: Path) -> None:
+    done = [e["site"] for e in events(planned, "done") if e["phase"] == "trial architecture 1"]
+    assert sorted(done) == ["digits-a", "digits-b"]
+    [trial] = TrialsFile.model_validate(read_json(planned, "trials.json")).trials
+    assert list(trial.apart) == ["digits-c"]
+    lost = {(e["phase"], e["site"], e["reason"]) for e in events(planned, "lost")}
+    assert lost == {(phase, "digits-c", "plans-not-allowed") for phase in ("trial recipes", "plan")}
+
+
+def test_the_sites_keep_their_plan_and_show_it_in_words(day: Day, planned: Path) -> None:
+    envelope = sha256_hex((planned / "plans" / "group-1.dsse.json").read_bytes())
+    for name in ("digits-a", "digits-b"):
+        said = day.deployment.fedprint("site", "plans", day.deployment.sites[name].folder)
+        facts = dict(line.split(maxsplit=1) for line in said.splitlines())
+        assert facts["plan"] == envelope
+        assert facts["group"] == "group-1: digits-a, digits-b, digits-c"
+        assert facts["architecture"].startswith("tf_efficientnet_lite1, weights ")
+    said = day.deployment.fedprint("site", "plans", day.deployment.sites["digits-c"].folder)
+    assert said == "no plan was accepted\n"
+
+
+def test_the_run_is_whole_and_in_the_pool_beside_the_coordinator(day: Day, planned: Path) -> None:
+    coordinator = day.deployment.coordinator
+    known = (coordinator / "keys" / "coordinator.pub.pem").read_text()
+    sites = read_json(planned, "metrics.json")["sites"]
+    states = [day.deployment.sites[name].folder / "state" for name in sites]
+    assert verify_run(Evidence(planned, known, states)).findings == []
+    with open_pool(coordinator / POOL) as pool, pool.reading() as session:
+        assert len(list_tasks(session)) == 3
+        held = {each.scenario for each in experiments(session)}
+    assert held == {"architecture", "co-training"}

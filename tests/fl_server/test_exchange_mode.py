@@ -458,6 +458,7 @@ def test_the_command_asks_for_an_exchange(
         "min-sites": 2,
         "sites-dir": str(sites.resolve()),
         "out": str((tmp_path / "run").resolve()),
+        "pool": "",
     }
     assert run("exchange", sites, "--out", tmp_path / "plain", "--plain").code == 0
     assert asked["release"] == "plain"

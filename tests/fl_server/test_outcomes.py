@@ -61,6 +61,20 @@ def test_the_final_model_is_what_the_guard_chose(tmp_path: Path) -> None:
     assert read["plans"]["alone"] == []
 
 
+def test_a_plan_that_gained_is_kept_over_group_and_local_model() -> None:
+    arms = outcomes()
+    arms["planned"] = ArmOutcome(
+        scores={"a": scored(0.95), "b": scored(0.8), "c": scored(0.3)},
+        keeps_group={"a": False, "b": True},
+    )
+    sites = metrics_file(arms, ["a", "b", "c"]).sites
+    assert {name: (m.planned, m.final, m.kept) for name, m in sites.items()} == {
+        "a": (0.95, 0.9, "grouped"),
+        "b": (0.8, 0.8, "planned"),
+        "c": (0.3, None, "alone"),
+    }
+
+
 def test_partners_become_shots_in_rank_order() -> None:
     partners = [
         PartnerEntry(site="b", distance=0.5, percentile=1.0),

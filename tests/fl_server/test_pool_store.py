@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fl_server import pool_search, pool_writing
+from fl_server import pool_matrix, pool_search, pool_writing
 from fl_server.pool_entries import SIZE
+from fl_server.pool_matrix import MappedMatrix
 from fl_server.pool_search import BlockIndex, make_index, search, top_k
 from fl_server.pool_store import FingerprintStore
 from fl_server.pool_writing import append, compact, create, synchronise, withdraw
@@ -352,3 +353,17 @@ def test_auto_without_a_gpu_is_the_cpu(store: FingerprintStore) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert isinstance(make_index(store), BlockIndex)
+
+
+def test_a_matrix_beyond_half_of_memory_is_not_kept_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows"
+    np.arange(12, dtype=np.float32).tofile(path)  # [4, 3], 48 bytes
+    for memory, kept in ((48, True), (47, False)):
+        monkeypatch.setattr(pool_matrix, "half_of_memory", lambda memory=memory: memory)
+        matrix = MappedMatrix(path, 3)
+        rows = [np.array(block) for _, block in matrix.blocks(4, limit=24)]
+        np.testing.assert_array_equal(np.concatenate(rows).ravel(), np.arange(12))
+        assert (matrix._whole is not None) is kept
+        matrix.close()

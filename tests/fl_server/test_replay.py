@@ -99,6 +99,24 @@ def test_json_has_one_row_for_each_selector_protocol_scenario_and_metric(tmp_pat
     assert tau["pool"] > 2 * max(v for s, v in tau.items() if s not in ("pool", "oracle"))
 
 
+def test_differences_are_those_of_the_means_that_are_shown(tmp_path):
+    out = tmp_path / "replay.json"
+    assert run("--data", DEV, "--json", out, "--protocol", "full").exit_code == 0
+    tables = json.loads(out.read_text())
+    overall = {row["selector"]: row for row in tables["overall"]}
+    assert set(overall) >= {"pool", "noise ceiling", "mean percentile", "vdna"}
+    for measure in MEASURES:
+        for row in tables["differences"]:
+            difference = overall["pool"][measure] - overall[row["against"]][measure]
+            assert row[measure] == pytest.approx(difference, abs=1e-12)
+            assert row[f"{measure}_low"] <= row[measure] <= row[f"{measure}_high"]
+            parts = [r for r in tables["by_scenario"] if r["against"] == row["against"]]
+            assert len(parts) == 4
+            assert np.mean([r[measure] for r in parts]) == pytest.approx(row[measure], abs=1e-12)
+        own = [r[measure] for r in tables["rows"] if r["selector"] == "pool"]
+        assert np.mean(own) == pytest.approx(overall["pool"][measure], abs=1e-12)
+
+
 def test_any_folder_will_do_and_the_seed_decides(folder, tmp_path):
     texts = []
     for name in ("1.json", "2.json"):

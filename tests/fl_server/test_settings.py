@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fl_server.settings import ARMS, RunSettings
+from fl_server.settings import ARMS, COMPARED, SCENARIOS, RunSettings
 from protocol.errors import ConfigError
 
 
@@ -29,7 +29,9 @@ def test_the_apps_own_run_config_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("arms", "expected"),
     [
-        ("alone,together,random,grouped", ARMS),
+        ("alone,together,random,grouped", COMPARED),
+        ("planned,grouped,random,together", ARMS),
+        ("planned", ("alone", "grouped", "planned")),
         (" grouped , alone ", ("alone", "grouped")),
         ("random", ("alone", "random")),
         ("grouped,grouped,", ("alone", "grouped")),
@@ -39,6 +41,29 @@ def test_the_apps_own_run_config_is_the_default() -> None:
 )
 def test_arms_are_ordered_and_compared_with_alone(arms: object, expected: object) -> None:
     assert RunSettings.from_run_config({"arms": arms}).arms == expected
+
+
+def test_a_run_makes_plans_only_if_asked() -> None:
+    assert RunSettings().arms == COMPARED
+    assert "planned" not in COMPARED
+
+
+@pytest.mark.parametrize(
+    ("scenarios", "expected"),
+    [
+        ("architecture,augmentation,pretraining", SCENARIOS),
+        (" pretraining , architecture,pretraining", ("architecture", "pretraining")),
+        ("", ()),
+    ],
+)
+def test_scenarios_are_tried_in_one_order(scenarios: str, expected: object) -> None:
+    assert RunSettings.from_run_config({"scenarios": scenarios}).scenarios == expected
+
+
+def test_only_a_run_with_plans_commits_to_how_they_are_made() -> None:
+    with_plans = RunSettings(arms=("planned",)).decisive
+    without = RunSettings(arms=("grouped",)).decisive
+    assert with_plans.keys() - without.keys() == {"scenarios", "shots", "preset", "crop"}
 
 
 def test_other_keys_are_left_to_others() -> None:
@@ -51,6 +76,13 @@ def test_other_keys_are_left_to_others() -> None:
         ("recipe", "magic"),
         ("arms", "alone,sideways"),
         ("arms", 3),
+        ("scenarios", "co-training"),
+        ("scenarios", "architecture,sideways"),
+        ("shots", 0),
+        ("shots", 21),
+        ("preset", "all"),
+        ("crop", -1),
+        ("crop", 4097),
         ("rounds", 0),
         ("rounds", 1.5),
         ("rounds", "many\nrounds"),
@@ -88,6 +120,18 @@ def test_the_exact_text() -> None:
     expected = "run-config batch-size=0: Input should be greater than or equal to 1"
     with pytest.raises(ConfigError, match=rf"^{expected}$"):
         RunSettings.from_run_config({"batch-size": 0})
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"preset": "x"}, "run-config preset='x': there is no such preset: take one of offline, "),
+        ({"scenarios": 3}, "run-config scenarios=3: give names in quotes, with commas between "),
+    ],
+)
+def test_texts_name_what_to_give(config: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}"):
+        RunSettings.from_run_config(config)
 
 
 def test_settings_do_not_change() -> None:

@@ -12,6 +12,7 @@ from protocol.errors import BadShape, ConfigError
 from protocol.experiment import Architecture, Experiment, Partner, Policy, Weights
 from protocol.files import sha256_hex
 from strategies.advice import counsel
+from strategies.advice_words import likely
 from strategies.measurements import credited, measurements, offers, pooled
 from strategies.neighbourhood import Neighbourhood, PoolTask
 
@@ -142,6 +143,13 @@ def test_a_group_is_one_contender_however_many_partners_tell_of_it():
     np.testing.assert_allclose(found.value, [0, 0, 0, -high, -high, -high, -high], atol=1e-12)
 
 
+def test_what_a_plan_gained_is_not_credited_to_partners():
+    grouped = experiment(0, 1, Partner(arm="grouped", tasks=2), 0.6, baseline=0.5)
+    planned = experiment(0, 2, Partner(arm="planned", tasks=2), 0.9, baseline=0.5)
+    assert [m.performance for m in measurements([grouped, planned])] == [0.6]
+    assert measurements([planned]) == []
+
+
 def test_partners_of_pairs_are_contenders_each():
     told = [experiment(0, s, None, v, baseline=None) for s, v in ((1, 0.5), (2, 0.7), (3, 0.9))]
     found = pooled(measurements(told), IDS, ["balanced_accuracy"])
@@ -191,7 +199,13 @@ def test_outcomes_on_other_tasks_beat_nearness():
     assert shot.better > 0.9
     assert len(shot.measured) == 6
     assert "balanced accuracy rose by 0.450 on 6 other tasks" in shot.sentence
-    assert f"{shot.better:.0%} likely to do better than a typical candidate" in shot.sentence
+    assert f"{likely(shot.better)} likely to do better than a typical candidate" in shot.sentence
+
+
+def test_nothing_is_said_to_be_certain():
+    assert [likely(p) for p in (0, 0.005, 0.01, 0.5, 0.99, 0.999, 1)] == [
+        *("under 1%", "under 1%", "1%", "50%", "99%", "over 99%", "over 99%"),
+    ]
 
 
 @settings(max_examples=25, deadline=None)

@@ -8,9 +8,10 @@ from hypothesis.extra.numpy import arrays
 from sklearn.linear_model import BayesianRidge, Ridge
 
 from protocol.errors import BadShape
-from strategies.recommender import Recommender
+from strategies.bordered import Rows, Sums
+from strategies.recommender import Recommender, prior_components
 from strategies.standing import Outcomes, Standings, normal_scores, standings
-from strategies.task_pairs import TaskPairs, Tasks, keyword_similarity, latent, nearness
+from strategies.task_pairs import BLOCKS, TaskPairs, Tasks, keyword_similarity, latent, nearness
 from strategies.variance_components import Components, fit, learn
 
 RNG = np.random.default_rng(0)
@@ -19,6 +20,32 @@ RNG = np.random.default_rng(0)
 def components(p, variance=0.5, noise=2.0, mean=0.0):
     block = np.zeros(p, dtype=np.intp)
     return Components(block, np.full(p, mean), np.array([variance]), noise)
+
+
+def alone(x, y):
+    """Sums of a design without groups."""
+    return Sums.of(together(x), y, 1)
+
+
+def together(x):
+    n = len(x)
+    return Rows(np.zeros(n, dtype=np.intp), np.zeros((n, 0)), x)
+
+
+def dense(rows, groups):
+    """Return the design with the groups' columns side by side."""
+    own = np.eye(groups)[rows.group][:, :, None] * rows.own[:, None, :]
+    return np.hstack([own.reshape(len(own), -1), rows.shared])
+
+
+def grouped(n=60, groups=5, width=3, common=4):
+    """Observations of groups, the last of which has none."""
+    group = RNG.integers(0, groups - 1, n)
+    rows = Rows(group, RNG.standard_normal((n, width)), RNG.standard_normal((n, common)))
+    block = np.concatenate([np.tile([0, 0, 1], groups), np.repeat(2, common)])
+    mean = RNG.standard_normal(len(block))
+    parts = Components(block.astype(np.intp), mean, np.array([0.5, 0.02, 3.0]), 0.7)
+    return rows, RNG.standard_normal(n), parts
 
 
 def model(n=12, metrics=2, **parts):
@@ -36,27 +63,52 @@ def world(n=12, seed=0, noise=0.3):
 
 def test_posterior_mean_is_ridge_regression():
     x, y = RNG.standard_normal((40, 5)), RNG.standard_normal(40)
-    state = fit(x.T @ x, x.T @ y, components(5))
+    state = fit(alone(x, y), components(5))
     ridge = Ridge(alpha=2.0 / 0.5, fit_intercept=False).fit(x, y)
     np.testing.assert_allclose(state.weights, ridge.coef_)
-    np.testing.assert_allclose(
-        state.covariance, np.linalg.inv(x.T @ x / 2 + np.eye(5) / 0.5), atol=1e-12
-    )
+    _, covariance = state.predict(together(np.eye(5)))
+    np.testing.assert_allclose(covariance, np.linalg.inv(x.T @ x / 2 + np.eye(5) / 0.5), atol=1e-12)
 
 
 def test_without_data_the_posterior_is_the_prior():
-    state = fit(np.zeros((3, 3)), np.zeros(3), components(3, mean=0.7))
-    np.testing.assert_allclose(state.weights, 0.7)
-    np.testing.assert_allclose(state.covariance, 0.5 * np.eye(3), atol=1e-12)
+    state = fit(alone(np.zeros((0, 3)), np.zeros(0)), components(3, mean=0.7))
+    mean, covariance = state.predict(together(np.eye(3)))
+    np.testing.assert_allclose(mean, 0.7)
+    np.testing.assert_allclose(covariance, 0.5 * np.eye(3), atol=1e-12)
+
+
+def test_groups_are_what_the_whole_design_would_give():
+    rows, y, parts = grouped()
+    whole = dense(rows, 5)
+    got, plain = fit(Sums.of(rows, y, 5), parts), fit(alone(whole, y), parts)
+    np.testing.assert_allclose(got.weights, plain.weights, atol=1e-12)
+    np.testing.assert_allclose(got.variance, plain.variance, atol=1e-12)
+    for one, other in zip(got.predict(rows), plain.predict(together(whole)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_groups_learn_the_variances_of_the_whole_design():
+    rows, y, parts = grouped()
+    got = learn(Sums.of(rows, y, 5), parts, parts)
+    whole = learn(alone(dense(rows, 5), y), parts, parts)
+    np.testing.assert_allclose(got.variance, whole.variance, rtol=1e-9)
+    assert got.noise == pytest.approx(whole.noise, rel=1e-9)
+
+
+def test_sums_without_an_observation_are_those_of_the_rest():
+    rows, y, _ = grouped()
+    part = [Rows(rows.group[k], rows.own[k], rows.shared[k]) for k in (slice(20), slice(20, None))]
+    rest = Sums.of(rows, y, 5) - Sums.of(part[0], y[:20], 5)
+    expected = Sums.of(part[1], y[20:], 5)
+    for name in ("own", "border", "shared", "moment", "square", "count"):
+        np.testing.assert_allclose(getattr(rest, name), getattr(expected, name), atol=1e-12)
 
 
 def test_variances_agree_with_scikit_learns_evidence():
     x = RNG.standard_normal((400, 30))
     y = x @ RNG.normal(0, 0.5, 30) + RNG.normal(0, 1.5, 400)
     start = components(30, 0.1, 1.0)
-    got = learn(
-        x.T @ x, x.T @ y, float(y @ y), 400, start, start, strength=0, noise_strength=0, steps=200
-    )
+    got = learn(alone(x, y), start, start, strength=0, noise_strength=0, steps=200)
     theirs = BayesianRidge(fit_intercept=False, max_iter=1000, tol=1e-9).fit(x, y)
     assert got.variance[0] == pytest.approx(1 / theirs.lambda_, rel=1e-3)
     assert got.noise == pytest.approx(1 / theirs.alpha_, rel=1e-3)
@@ -64,7 +116,7 @@ def test_variances_agree_with_scikit_learns_evidence():
 
 def test_no_data_leaves_the_prior_variances():
     start = components(4)
-    got = learn(np.zeros((4, 4)), np.zeros(4), 0.0, 0, start, start)
+    got = learn(alone(np.zeros((0, 4)), np.zeros(0)), start, start)
     assert got.variance[0] == pytest.approx(0.5)
     assert got.noise == pytest.approx(2.0)
 
@@ -120,6 +172,20 @@ def test_outcomes_overrule_distances_that_mislead():
     pool.learn()
     best = [s for s in np.argsort(-worth) if s != 0]
     assert pool.advise(0).ranked()[0] == best[0]
+
+
+def test_a_distance_that_tells_counts_more_than_those_that_do_not():
+    rng = np.random.default_rng(0)
+    distances = rng.random((5, 16, 16))
+    t, s = np.nonzero(~np.eye(16, dtype=bool))
+    pairs = TaskPairs(Tasks(16, distances=distances), 1)
+    rows = pairs.rows(t, s, np.zeros(len(t), dtype=np.intp))
+    value = rng.standard_normal(len(t)) / 2 - 3 * (distances[2, s, t] - 0.5)
+    prior = prior_components(pairs)
+    got = learn(Sums.of(rows, value, 16), prior, prior)
+    own = got.variance[pairs.kind == BLOCKS.index("distances")]
+    assert len(own) == 5 + 1  # and their mean
+    assert own[2] > 4 * np.delete(own, 2).max()
 
 
 def test_more_outcomes_leave_less_doubt():

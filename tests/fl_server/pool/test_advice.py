@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_server import pool_query
+from fl_server import pool_advice, pool_query
 from fl_server.pool import Pool, open_pool
-from fl_server.pool.add import add_release
+from fl_server.pool.add import add, of_release
 from fl_server.pool.export import export_pool
 from fl_server.pool.importing import import_pool
 from fl_server.pool.merge import merge_pool
@@ -180,6 +180,17 @@ def test_advice_is_learnt_and_never_from_the_target_itself(where: str) -> None:
         assert advised(pool, task_id(8)) != before
 
 
+def test_how_many_are_compared_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = dict(zip(map(task_id, range(COUNT)), prints(), strict=True))
+    ids, specs = sorted(held), {SPEC.digest: SPEC}
+    at_once = pool_advice._distances(held, ids, specs, MEASURE)
+    monkeypatch.setattr(pool_advice, "PART", 4 * 8 * SPEC.width * SPEC.bins)  # 9 tasks in 3 parts
+    np.testing.assert_allclose(pool_advice._distances(held, ids, specs, MEASURE), at_once)
+    monkeypatch.setattr(pool_advice, "PART", 1)
+    np.testing.assert_allclose(pool_advice._distances(held, ids, specs, MEASURE), at_once)
+    assert np.isfinite(at_once).all()
+
+
 def test_without_outcomes_advice_is_the_distances(where: str) -> None:
     pool = open_pool(where, create=True)
     with pool, pool.writing() as session:
@@ -222,7 +233,7 @@ def test_stores_follow_what_is_added_and_withdrawn(
         assert vector not in matrix_bytes(pool)
         assert held(pool) == {task_id(n) for n in (0, 1, 3)}
 
-        add_release(pool, write_release(tmp_path / "prints", 6))
+        add(pool, of_release(write_release(tmp_path / "prints", 6)))
         assert task_id(6) in held(pool)
         with filled(new_pool(), range(8, 10)) as other:
             export_pool(other, tmp_path / "shared.jsonl", COORDINATOR)

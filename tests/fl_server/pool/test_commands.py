@@ -197,3 +197,37 @@ def test_errors_are_one_line(
     assert done.code == 1
     assert done.err.startswith(f"fedprint: error: {said.format(tmp_path)}")
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("nothing", "there is no nothing"),
+        ("run", "run is not in order"),
+        ("a.dsse.json", "a.safetensors is missing"),
+        ("tried.jsonl", "tried.jsonl: line 1: "),
+        ("notes.txt", "notes.txt is neither a run folder"),
+    ],
+)
+def test_what_is_refused_makes_no_pool(
+    source: str, said: str, pool_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    for name in ("a.dsse.json", "tried.jsonl", "notes.txt"):
+        Path(name).write_text("{}\n")
+    atomic_json(Path("spec.json"), SPEC)
+    before = sorted(tmp_path.iterdir())
+    done = pool_run("pool", "add", "pool.db", source)
+    assert (done.code, done.out) == (1, "")
+    assert done.error.startswith(said)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_pool_in_no_folder_is_refused_before_the_run_is_read(
+    pool_run: Run, tmp_path: Path
+) -> None:
+    pool = tmp_path / "nope" / "dir" / "pool.db"
+    done = pool_run("pool", "add", pool, tmp_path)
+    assert (done.code, done.error) == (1, f"folder {pool.parent} does not exist: make it first")
+    assert not (tmp_path / "nope").exists()

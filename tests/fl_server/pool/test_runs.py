@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from fl_server.pool import open_pool
-from fl_server.pool.add import add_experiments, add_release, add_run
-from fl_server.pool.runs import EXPERIMENTS, NotVerified, read_run
+from fl_server.pool.add import add, of_experiments, of_release, of_run
+from fl_server.pool.runs import EXPERIMENTS, NotVerified, read_run, written_experiments
 from fl_server.pool.views import experiments, fingerprints, list_tasks, show
+from fl_server.runfolder import CHECKPOINT
 from fl_server.runlog import RunLog
+from fl_server.runstate import RUN
 from fl_server.settings import RunSettings
+from fl_server.verify_evidence import Broken, Evidence
 from protocol.errors import BadSignature, ConfigError, Expired, SpecMismatch
 from protocol.files import atomic_json, canonical_json, file_digest
 from protocol.keys import Signer, generate_key, signer, signer_pem
@@ -47,13 +50,13 @@ def digest_of(run: Path, site: str) -> str:
 def test_a_run_gives_tasks_and_outcomes(where: str, trained: tuple[Path, Signer]) -> None:
     run, key = trained
     with open_pool(where, create=True) as pool:
-        tally = add_run(pool, run, COORDINATOR, signer_pem(key))
+        tally = add(pool, of_run(run, COORDINATOR, signer_pem(key)))
         assert tally.counts == {"tasks added": 5, "experiments added": 4}
         assert names(pool) == list(MEMBERS)
         with pool.reading() as session:
             found = experiments(session)
             signed = show(session, found[0].id)["provenance"]
-        assert add_run(pool, run, COORDINATOR).counts == {
+        assert add(pool, of_run(run, COORDINATOR)).counts == {
             "tasks known": 5,
             "experiments known": 4,
         }
@@ -79,7 +82,7 @@ def test_a_run_gives_tasks_and_outcomes(where: str, trained: tuple[Path, Signer]
 
 def test_a_run_without_training_gives_its_tasks(where: str, exchanged: Path) -> None:
     with open_pool(where, create=True) as pool:
-        assert add_run(pool, exchanged, COORDINATOR).counts == {"tasks added": 5}
+        assert add(pool, of_run(exchanged, COORDINATOR)).counts == {"tasks added": 5}
         with pool.reading() as session:
             tasks = list_tasks(session)
             (spec_name,) = {task["spec"] for task in tasks}
@@ -102,24 +105,53 @@ def test_a_run_that_verify_finds_fault_with_is_refused(
     payload.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with open_pool(where, create=True) as pool:
         with pytest.raises(NotVerified) as caught:
-            add_run(pool, run, COORDINATOR)
+            add(pool, of_run(run, COORDINATOR))
         assert names(pool) == []
         with pytest.raises(NotVerified, match=r"is key .*, not the coordinator's"):
-            add_run(pool, exchanged, COORDINATOR, signer_pem(COORDINATOR))
+            add(pool, of_run(exchanged, COORDINATOR, signer_pem(COORDINATOR)))
     text = str(caught.value)
     assert text.startswith(f"{run} is not in order: ")
     assert text.endswith(f"nothing was added; see fedprint verify {run}")
 
 
-def test_experiments_that_a_run_holds_as_such_are_added(exchanged: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_is_to_be_resumed(exchanged: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(exchanged, run)
+    atomic_json(run / RUN, {"run": "run-1"})  # what a run is resumed with
+    assert len(read_run(run).tasks) == 5  # closed, and killed before it tidied up
+    (run / CHECKPOINT).unlink()
+    with pytest.raises(NotVerified) as caught:
+        read_run(run)
+    assert str(caught.value) == (
+        f"{run} is not finished: nothing was added; resume it (start the same run again), and "
+        "add it then"
+    )
+    (run / RUN).unlink()
+    with pytest.raises(
+        NotVerified, match=r"is not in order: log/checkpoint\.dsse\.json: is missing"
+    ):
+        read_run(run)
+
+
+def test_experiments_that_a_run_holds_as_such_are_read(exchanged: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(exchanged, run)
     tried = experiment(0, None).model_copy(update={"target": digest_of(run, MEMBERS[0])})
     line = tried.model_dump_json()
+    assert list(written_experiments(Evidence(run))) == []
+    (run / EXPERIMENTS).write_text(line + "\n")
+    assert list(written_experiments(Evidence(run))) == [tried]
+    (run / EXPERIMENTS).write_text(line + "\n{}\n")
+    with pytest.raises(Broken, match=r"line 2: scenario: Field required"):
+        list(written_experiments(Evidence(run)))
+
+
+def test_experiments_that_no_trial_measured_are_refused(exchanged: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(exchanged, run)
+    line = experiment(0, None).model_dump_json()
     closed_again(run, lambda run: (run / EXPERIMENTS).write_text(line + "\n"))
-    assert read_run(run).experiments == [tried]
-    closed_again(run, lambda run: (run / EXPERIMENTS).write_text(line + "\n{}\n"))
-    with pytest.raises(NotVerified, match=r"experiments\.jsonl: line 2: scenario: Field required"):
+    with pytest.raises(NotVerified, match=r"experiments\.jsonl: was added: the run made no plans"):
         read_run(run)
 
 
@@ -129,8 +161,8 @@ def test_a_single_release_is_nobodys_word(where: str, tmp_path: Path) -> None:
     (tmp_path / "site-3.safetensors").write_bytes(payload)
     (tmp_path / "site-3.dsse.json").write_bytes(envelope)
     with open_pool(where, create=True) as pool:
-        assert add_release(pool, tmp_path / "site-3.dsse.json").counts == {"tasks added": 1}
-        assert add_release(pool, tmp_path / "site-3.dsse.json").counts == {"tasks known": 1}
+        assert add(pool, of_release(tmp_path / "site-3.dsse.json")).counts == {"tasks added": 1}
+        assert add(pool, of_release(tmp_path / "site-3.dsse.json")).counts == {"tasks known": 1}
         with pool.reading() as session:
             assert [task["vouched"] for task in list_tasks(session)] == [False]
 
@@ -144,7 +176,7 @@ def test_a_release_that_is_not_in_order_is_refused(tmp_path: Path) -> None:
     forged = canonical_json(parts)
     with open_pool(tmp_path / "pool.db", create=True) as pool:
         with pytest.raises(ConfigError, match=r"a\.safetensors is missing: a release is NAME\.dss"):
-            add_release(pool, file)
+            add(pool, of_release(file))
         (tmp_path / "a.safetensors").write_bytes(payload)
         for error, bad in (
             (Expired, released(3, expires="2026-01-01T00:00:00Z", issued="2025-01-01T00:00:00Z")),
@@ -153,7 +185,7 @@ def test_a_release_that_is_not_in_order_is_refused(tmp_path: Path) -> None:
         ):
             file.write_bytes(bad[1])
             with pytest.raises(error):
-                add_release(pool, file)
+                add(pool, of_release(file))
         assert names(pool) == []
 
 
@@ -161,7 +193,7 @@ def test_experiments_of_ones_own_are_signed_and_added(where: str) -> None:
     with filled(where) as pool:
         tried = [experiment(0, None), experiment(9, None)]
         key = signer(generate_key())
-        assert add_experiments(pool, tried, key).counts == {
+        assert add(pool, of_experiments(tried, key)).counts == {
             "experiments added": 1,
             "experiments without their tasks": 1,
         }
@@ -174,7 +206,7 @@ def test_the_log_of_a_run_is_not_touched(trained: tuple[Path, Signer], tmp_path:
     run, _ = trained
     before = {path: file_digest(path) for path in sorted(run.rglob("*")) if path.is_file()}
     with open_pool(tmp_path / "pool.db", create=True) as pool:
-        add_run(pool, run, COORDINATOR)
+        add(pool, of_run(run, COORDINATOR))
     after = {path: file_digest(path) for path in sorted(run.rglob("*")) if path.is_file()}
     assert before == after
     assert len(RunLog.open(run)) > 0
