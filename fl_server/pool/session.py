@@ -42,12 +42,10 @@ class Pool:
         Of SQLAlchemy, on tables of the right version.
     where : str
         The file or URL, without a password, for people.
-    patience : int
-        Seconds to wait for others.
     """
 
-    def __init__(self, engine: Engine, where: str, patience: int) -> None:
-        self.engine, self.where, self.patience = engine, where, patience
+    def __init__(self, engine: Engine, where: str) -> None:
+        self.engine, self.where = engine, where
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -111,7 +109,7 @@ def open_pool(where: str | Path, *, create: bool = False) -> Pool:
     if is_file(url):
         _check_file(Path(name), create)
     with _said(name):
-        pool = Pool(make_engine(url, BUSY_SECONDS), name, BUSY_SECONDS)
+        pool = Pool(make_engine(url, BUSY_SECONDS), name)
         try:
             _prepare(pool, create)
         except BaseException:
