@@ -18,7 +18,7 @@ from pathlib import Path
 from fl_client.audit_scratch import fresh_state
 with fresh_state(Path(sys.argv[1])) as state:
     print(state, flush=True)
-    time.sleep(60)
+    time.sleep(180)
 """
 
 
@@ -64,7 +64,7 @@ def test_nothing_stays_of_an_audit_that_is_ended(state: Path, number: signal.Sig
     assert child.stdout is not None
     assert (Path(child.stdout.readline().strip()) / "features").is_dir()
     child.send_signal(number)
-    assert child.wait(20) == (-number if number == signal.SIGINT else 128 + number)
+    assert child.wait(60) == (-number if number == signal.SIGINT else 128 + number)
     assert left(state) == ["gate.lock"]
 
 

@@ -373,7 +373,7 @@ def test_killed_after_any_message_a_run_goes_on_and_ends_alike(
     strategy: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("strategies.inbox.POLL_SECONDS", 0)
-    settings = RunSettings(rounds=2, timeout=5, strategy=strategy, recipe=recipe)
+    settings = RunSettings(rounds=2, timeout=60, strategy=strategy, recipe=recipe)
     grid, exchange, sites = setting()
     expected, whole = told(everything(grid, exchange, settings, None)), asked_of(sites)
     total = sum(whole.values())
