@@ -132,9 +132,8 @@ def test_a_broken_mechanism_is_caught_every_time(
         rho = RHOS[2 + number % 3]  # the smaller, the more games are needed
         result = attack(kind, site, spec, counted, rho)
         assert result.limits is not None
-        games = result.bounds.mu > result.limits.mu  # the worst case's
-        assert games or kind is NoiseRedrawn, "the games alone prove it"
-        assert games == any(text.startswith("mu is at least") for text in result.findings)
+        assert result.bounds.mu > result.limits.mu, "the worst case's games alone prove it"
+        assert any(text.startswith("mu is at least") for text in result.findings)
         with pytest.raises(AuditFailed, match=r"^audit of north failed: .*: release nothing until"):
             result.require_passed()
 

@@ -1,4 +1,4 @@
-"""The demo's real images are grouped by their tasks: for three seeds, from fingerprints alone.
+"""The demo's real images are grouped by their tasks: for five seeds, from fingerprints alone.
 
 So is a site that comes later.
 """
@@ -23,7 +23,7 @@ from strategies.assign import assign
 from strategies.grouping import GroupingOptions, group
 from strategies.measures import get
 
-SEEDS = range(3)
+SEEDS = range(5)
 SPEC = load_spec("lite0-100")
 
 
@@ -70,7 +70,7 @@ def _raw_grouping(fingerprints: list[Fingerprint]) -> dict[str, int]:
 
 
 @pytest.mark.engine
-def test_the_demo_recovers_its_tasks_for_three_seeds_and_raw_divergence_does_not(
+def test_the_demo_recovers_its_tasks_for_five_seeds_and_raw_divergence_does_not(
     federations: list[tuple[list[Fingerprint], dict[str, str]]],
 ) -> None:
     excess, raw = [], []
