@@ -117,9 +117,8 @@ def attack(
     kind: type[Intact], site: Site, spec: Spec, counted: Counted, rho: float, games: int = 0
 ) -> AuditResult:
     privacy = declared(rho)
-    games = games or round(
-        640 / rho
-    )  # noise halved is then five standard deviations off, by any rho
+    # measured: the bound is then six or more of its standard deviations above what is declared
+    games = games or round(1280 / rho)
     mechanism = kind(site, spec, privacy, 1, features=counted.features)
     return audit(site, spec, mechanism, counted, privacy, games=games)
 

@@ -31,7 +31,7 @@ from protocol.statement import binding_statement, release_statement, utc_now
 from protocol.taskcard import ClassCard, TaskCard
 from protocol.trust import TrustStore
 from protocol.verify import verify_release
-from tests.strategies.fake_grid import Dead, FakeGrid
+from tests.strategies.fake_grid import Dead, FakeGrid, values
 from tests.strategies.synthetic import make_sites, make_spec
 
 SPEC = make_spec(features=48, bins=20)
@@ -76,14 +76,11 @@ class Site:
         metrics: dict[str, Any] = {"num-examples": EXAMPLES}
         if kind == "train":
             arrays = message.content.array_records["arrays"]
-            moved = {name: Array(a.numpy() + np.float32(1)) for name, a in arrays.items()}
+            moved = {name: Array(a + np.float32(1)) for name, a in values(arrays).items()}
             record = MetricRecord(metrics)
             return RecordDict({"arrays": ArrayRecord(moved), "metrics": record})
         if kind == "train.join":
-            self.sent = {
-                name: array.numpy()
-                for name, array in message.content.array_records["arrays"].items()
-            }
+            self.sent = values(message.content.array_records["arrays"])
         accuracy = {"train.alone": 0.5, "evaluate": 0.75, "train.join": 0.8}[kind]
         metrics |= {"test_balanced_accuracy": accuracy, "val_loss": 1.0}
         if order.guard_against:

@@ -27,7 +27,7 @@ from protocol.spec import Spec, parse_spec
 from protocol.weights import weights_sha256
 from tests.fl_server.deployed import WholeSite
 from tests.fl_server.joining import EXAMPLES
-from tests.strategies.fake_grid import Dead
+from tests.strategies.fake_grid import Dead, values
 
 FEATURES = 6
 FLIP = Policy(pipeline={"transform": "flip"})
@@ -118,7 +118,7 @@ class PlanningSite(WholeSite):
         start = order.knowledge.start
         if start is not None and kind != "evaluate":
             arrays = content.array_records["arrays"]
-            body = {name: arrays[name].numpy() for name in arrays}
+            body = values(arrays)
             assert weights_sha256(body) == start.sha256
             self.starts.append(order.arm)
         if order.plan:

@@ -25,7 +25,7 @@ from protocol.records import to_refusal
 from protocol.sharing import row_name
 from protocol.spec import parse_spec
 from protocol.taskcard import ClassCard, TaskCard
-from tests.strategies.fake_grid import Dead, FakeGrid, Killed, Node
+from tests.strategies.fake_grid import Dead, FakeGrid, Killed, Node, values
 
 SPEC = parse_spec(
     {
@@ -62,7 +62,7 @@ class Site:
         metrics: dict[str, Any] = {"num-examples": EXAMPLES[self.name]}
         if kind == "train":
             arrays = message.content.array_records["arrays"]
-            moved = ArrayRecord({n: Array(v.numpy() + np.float32(1)) for n, v in arrays.items()})
+            moved = ArrayRecord({n: Array(v + np.float32(1)) for n, v in values(arrays).items()})
             return RecordDict({"arrays": moved, "metrics": MetricRecord(metrics)})
         metrics |= {"test_balanced_accuracy": 0.5 if order.arm == "alone" else 0.75}
         if order.guard_against:

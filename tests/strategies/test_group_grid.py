@@ -32,7 +32,7 @@ from strategies.cotrain import plan_group, row_factors
 from strategies.flower import strategy_maker
 from strategies.group_grid import GroupGrid, Prepare, per_group
 from strategies.members import Round
-from tests.strategies.fake_grid import Dead, FakeGrid, Killed, Node, Silent
+from tests.strategies.fake_grid import Dead, FakeGrid, Killed, Node, Silent, values
 
 EXAMPLES = {1: 10, 2: 30, 3: 60, 4: 100, 5: 20, 6: 40}
 TARGET = {n: np.array([n, -n], np.float32) for n in EXAMPLES}
@@ -53,7 +53,7 @@ def node(number: int, broken: Broken = {}, mu: bool = False) -> Node:  # noqa: B
         config = message.content.config_records["config"]
         if failure := broken.get((number, int(config["server-round"]))):  # type: ignore[arg-type]
             raise failure
-        before = {n: a.numpy() for n, a in message.content.array_records["arrays"].items()}
+        before = values(message.content.array_records["arrays"])
         own = {"body.weight", *(row_name(key) for key in HELD[number])}
         after = {n: v + (TARGET[number] - v) / 2 if n in own else v for n, v in before.items()}
         sent = scale_rows(before, after, json.loads(str(config.get("factors", "{}"))))
