@@ -17,7 +17,7 @@ from fl_client.extract import BATCH_SIZE, extract
 from fl_client.site import read_site
 from protocol.fingerprint import Fingerprint
 from protocol.spec import load_spec
-from strategies.measures import get
+from strategies.measures import get, released
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
         return Fingerprint("site", counts, spec.digest, len(images))
 
     reference = fingerprint(workers=1)
-    own = measure.matrix([reference], [reference], spec)[0, 0]
+    own = measure.matrix(*[released([reference], spec)] * 2)[0, 0]
     print(f"{len(images)} images, {len(images) * spec.features:,} counts, batch {BATCH_SIZE}")
     tried = {
         "again": fingerprint(workers=1),
@@ -46,7 +46,9 @@ def main() -> None:
     }
     for name, other in tried.items():
         moved = int(np.abs(other.counts - reference.counts).sum()) // 2
-        change = abs(measure.matrix([other], [reference], spec)[0, 0] - own)
+        change = abs(
+            measure.matrix(released([other], spec), released([reference], spec))[0, 0] - own
+        )
         print(f"{name:26s} {moved:4d} moved, bKLD changes by {change:.1e}")
 
 

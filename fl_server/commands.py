@@ -181,12 +181,13 @@ def distances(
     """Compute the distances between the fingerprints of a folder; row = source, lower = closer."""
     from fl_server.collection import read_collection
     from fl_server.runfolder import distances_csv
-    from strategies.measures import get
+    from strategies.measures import get, released
 
     chosen = get(measure)
     collection = read_collection(folder)
     names = collection.names
-    matrix = chosen.matrix(collection.fingerprints, collection.fingerprints, collection.spec)
+    tasks = released(collection.fingerprints, collection.spec)
+    matrix = chosen.distances(tasks, tasks)  # [k, k]
     if out is not None:
         atomic_write(out, distances_csv(names, matrix))
         typer.echo(f"{out}: {len(names)} x {len(names)} {measure} distances")

@@ -15,7 +15,7 @@ from protocol.fingerprint import Fingerprint
 from protocol.runfiles import GroupEntry, GroupsFile, NeighbourEntry, PartnerEntry, SiteGroupEntry
 from protocol.spec import Spec
 from strategies.grouping import GroupingOptions, group
-from strategies.measures import get
+from strategies.measures import get, released
 from strategies.suspicion import Suspicion, suspicions
 
 
@@ -80,7 +80,8 @@ def decide(
     if not ordered:
         raise FedprintError(f"no fingerprint is left to group; first problem: {found[0].message}")
     names = [fingerprint.site for fingerprint in ordered]
-    distances = get(measure).matrix(ordered, ordered, spec)  # [k, k]
+    tasks = released(ordered, spec)
+    distances = get(measure).distances(tasks, tasks)  # [k, k]
     options = GroupingOptions(
         min_size=min_size, max_size=max_size or None, partners=partners, truth=truth
     )

@@ -25,7 +25,7 @@ from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
 from protocol.runfiles import GroupsFile, MetricsFile
 from protocol.sharing import GroupPlan
-from strategies.measures import get
+from strategies.measures import get, released
 
 log = logging.getLogger("fedprint")
 
@@ -137,6 +137,7 @@ def join(
         among = replace(exchange, releases=newcomers, left_out=[], seconds={})
         outcomes = train_newcomers(grid, among, starts, settings, journal, progress)
     fingerprints = sorted(everybody.fingerprints, key=lambda f: f.site)
-    distances = get(settings.measure).matrix(fingerprints, fingerprints, exchange.spec)  # [k, k]
+    tasks = released(fingerprints, exchange.spec)
+    distances = get(settings.measure).distances(tasks, tasks)  # [k, k]
     decision = Decision([f.site for f in fingerprints], distances, decided)
     return Joined(decision, newcomers, places, outcomes)

@@ -23,7 +23,7 @@ from protocol.experiment import Experiment, Scenario
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from strategies.advice import counsel
-from strategies.measures import get
+from strategies.measures import get, released
 from strategies.neighbourhood import Neighbourhood
 from strategies.shots import Counsel, Shot
 
@@ -173,8 +173,9 @@ def _distances(
         parts = [here[start : start + size] for start in range(0, len(here), size)]
         for rows in parts:
             for columns in parts:
-                found = get(measure).matrix(
-                    [prints[ids[i]] for i in rows], [prints[ids[i]] for i in columns], spec
+                found = get(measure).distances(
+                    released([prints[ids[i]] for i in rows], spec),
+                    released([prints[ids[i]] for i in columns], spec),
                 )
                 out[np.ix_(rows, columns)] = found
     return out

@@ -20,7 +20,7 @@ from protocol.errors import FedprintError
 from protocol.files import sha256_hex
 from protocol.fingerprint import Fingerprint
 from protocol.runfiles import GroupsFile, RecommendationsFile
-from strategies.measures import get
+from strategies.measures import get, released
 
 
 def check_run(evidence: Evidence) -> Iterator[Finding]:
@@ -52,7 +52,8 @@ def check_distances(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("distances.csv", "its sites are not those that the log names")
         return
     prints = [evidence.release(site).fingerprint for site in names]
-    wanted = get(evidence.settings.measure).matrix(prints, prints, evidence.spec)  # [k, k]
+    tasks = released(prints, evidence.spec)
+    wanted = get(evidence.settings.measure).distances(tasks, tasks)  # [k, k]
     off = np.argwhere(~np.isclose(found, wanted, rtol=CLOSE, atol=TINY))
     if len(off):
         i, j = off[0].tolist()

@@ -21,7 +21,7 @@ from protocol.fingerprint import Fingerprint
 from protocol.spec import load_spec
 from strategies.assign import assign
 from strategies.grouping import GroupingOptions, group
-from strategies.measures import get
+from strategies.measures import get, released
 
 SEEDS = range(5)
 SPEC = load_spec("lite0-100")
@@ -59,7 +59,7 @@ def _score(label_of: dict[str, int], tasks: dict[str, str]) -> float:
 
 def _raw_grouping(fingerprints: list[Fingerprint]) -> dict[str, int]:
     """Group by the raw symmetrised divergence: average linkage, best silhouette."""
-    distances = get("bkld-large-unweighted").matrix(fingerprints, fingerprints, SPEC)
+    distances = get("bkld-large-unweighted").matrix(*[released(fingerprints, SPEC)] * 2)
     symmetric = (distances + distances.T) / 2
     np.fill_diagonal(symmetric, 0.0)
     tree = linkage(squareform(symmetric, checks=False), "average")

@@ -24,7 +24,7 @@ from protocol.errors import ConfigError, FedprintError, SpecMismatch
 from protocol.files import sha256_hex
 from protocol.fingerprint import Fingerprint
 from strategies.augmented import MEASURES
-from strategies.measures import get
+from strategies.measures import get, released
 from strategies.retrieval import Index, Question
 from tests.strategies.synthetic import make_sites, make_spec
 
@@ -43,7 +43,11 @@ def store(tmp_path: Path) -> FingerprintStore:
 
 
 def expected(target: Fingerprint, measure: str, ids: list[str]) -> list[str]:
-    column = get(measure).matrix([TASKS[i] for i in ids], [target], SPEC)[:, 0].round(14)
+    column = (
+        get(measure)
+        .matrix(released([TASKS[i] for i in ids], SPEC), released([target], SPEC))[:, 0]
+        .round(14)
+    )
     return [ids[i] for i in sorted(range(len(ids)), key=lambda i: (column[i], ids[i]))]
 
 
@@ -68,7 +72,11 @@ def test_every_index_gives_the_order_of_the_matrix(
             answer = top_k(store, target, 7, measure, index=index)
             order = expected(target, measure, ids)
             assert answer.ids == order[:7]
-            column = get(measure).matrix([TASKS[i] for i in ids], [target], SPEC)[:, 0].round(13)
+            column = (
+                get(measure)
+                .matrix(released([TASKS[i] for i in ids], SPEC), released([target], SPEC))[:, 0]
+                .round(13)
+            )
             shares = [1 - (column < d).mean() for d in answer.distances.round(13)]
             np.testing.assert_allclose(answer.percentiles, shares, rtol=0, atol=1e-12)
         if round_ == 0:

@@ -8,7 +8,7 @@ from scipy.special import rel_entr, softmax
 
 from protocol.errors import ConfigError, FedprintError, SpecMismatch
 from protocol.fingerprint import Fingerprint
-from strategies.measures import LargeUnweighted, Measure, available, get, register
+from strategies.measures import LargeUnweighted, Measure, available, get, register, released
 from tests.strategies.synthetic import make_sites, make_spec
 
 SPEC = make_spec(features=6, bins=8)
@@ -31,7 +31,7 @@ def expected(name: str, source: Fingerprint, target: Fingerprint) -> float:
     "name", ["bkld-small-target", "bkld-large-source", "bkld-large-unweighted"]
 )
 def test_measure_agrees_with_the_formula(name: str) -> None:
-    matrix = get(name).matrix(SITES[:3], SITES, SPEC)
+    matrix = get(name).matrix(released(SITES[:3], SPEC), released(SITES, SPEC))
     np.testing.assert_allclose(
         matrix, [[expected(name, s, t) for t in SITES] for s in SITES[:3]], rtol=0, atol=1e-9
     )
@@ -46,7 +46,7 @@ def test_registry_lists_and_refuses() -> None:
 
 
 def test_another_distance_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.measures._REGISTRY", {})
+    monkeypatch.setattr("strategies.measures.base._REGISTRY", {})
 
     class Twice(LargeUnweighted):
         name = "twice"
@@ -75,11 +75,11 @@ def test_wrong_fingerprints_are_refused() -> None:
         "fingerprint it again with the spec of the others"
     )
     with pytest.raises(SpecMismatch, match=f"^{re.escape(text)}$"):
-        measure.matrix([foreign], SITES, SPEC)
+        measure.matrix(released([foreign], SPEC), released(SITES, SPEC))
     narrow = Fingerprint("c", SITES[0].counts[:2], SPEC.digest, 30)
     text = "fingerprint of c has shape (2, 8), but spec test says 6 features x 8 bins"
     with pytest.raises(SpecMismatch, match=f"^{re.escape(text)}$"):
-        measure.matrix(SITES, [narrow], SPEC)
+        measure.matrix(released(SITES, SPEC), released([narrow], SPEC))
     text = "there are no fingerprints to compare: give at least one"
     with pytest.raises(FedprintError, match=f"^{re.escape(text)}$"):
-        measure.matrix([], SITES, SPEC)
+        measure.matrix([], released(SITES, SPEC))

@@ -14,7 +14,7 @@ from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from strategies.augmented import MAX_TOTAL, MEASURES, decode, encode, layout_for
 from strategies.contenders import contenders, scores, slack
-from strategies.measures import get
+from strategies.measures import get, released
 from strategies.retrieval import TIE, Nearest, distances, question, ranked
 from tests.strategies.synthetic import make_sites, make_spec
 
@@ -52,7 +52,7 @@ def nearest(
 def by_matrix(
     sources: list[Fingerprint], target: Fingerprint, spec: Spec, measure: str
 ) -> NDArray[np.float64]:
-    return get(measure).matrix(sources, [target], spec)[:, 0]
+    return get(measure).matrix(released(sources, spec), released([target], spec))[:, 0]
 
 
 def assert_same_order(answer: Nearest, column: NDArray[np.float64], k: int) -> None:

@@ -38,6 +38,7 @@ from protocol.statement import Release, release_statement, utc_now
 from protocol.taskcard import TaskCard
 from strategies.augmented import MEASURES
 from strategies.measures import get
+from strategies.measures import released as tasks_of
 from tests.fl_server.pool.conftest import NewPool
 from tests.fl_server.pool.pooling import (
     COORDINATOR,
@@ -119,7 +120,7 @@ def write_release(folder: Path, number: int) -> Path:
 
 @pytest.mark.parametrize("measure", sorted(MEASURES))
 def test_the_nearest_are_those_of_the_exact_distances(where: str, measure: str) -> None:
-    exact = get(measure).matrix(prints(), prints(), SPEC)
+    exact = get(measure).matrix(*[tasks_of(prints(), SPEC)] * 2)
     with filled(where, range(COUNT)) as pool:
         for number in range(COUNT):
             target = asking(pool, task_id(number)[:10])

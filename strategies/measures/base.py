@@ -1,0 +1,238 @@
+"""What a measure is, what it may need to know of a task, and the registry of all measures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.descriptors import ClassMoments, Features, Fisher, Moments
+from protocol.errors import ConfigError, FedprintError, SpecMismatch
+from protocol.fingerprint import Fingerprint
+from protocol.spec import Spec
+from protocol.taskcard import TaskCard
+
+FloatArray = NDArray[np.float64]
+Direction = Literal["lower", "higher"]
+Need = Literal["fingerprint", "card", "moments", "class-moments", "fisher", "features", "scores"]
+PrivacyClass = Literal["shareable", "shareable with noise", "local scoring", "simulation only"]
+
+ENTRY_POINTS = "fedprint.measures"
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is known of one task; what is None was not released.
+
+    Parameters
+    ----------
+    name : str
+        The site that holds it.
+    images : int
+        How many images it has.
+    spec : Spec
+        What its fingerprint and descriptors were made by.
+    fingerprint : Fingerprint or None
+        The released histograms.
+    card : TaskCard or None
+        The public description.
+    moments, class_moments, fisher, features
+        Descriptors, see `protocol.descriptors`.
+    scores : mapping
+        By measure and then by source task: how well the source's model fits this task, as this
+        task's own site found.
+    """
+
+    name: str
+    images: int
+    spec: Spec
+    fingerprint: Fingerprint | None = None
+    card: TaskCard | None = None
+    moments: Moments | None = None
+    class_moments: ClassMoments | None = None
+    fisher: Fisher | None = None
+    features: Features | None = None
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+class Measure(ABC):
+    """How much one task may serve another.
+
+    Attributes
+    ----------
+    name : str
+        How users and files call it.
+    direction : str
+        ``"lower"``: lower values are closer; ``"higher"``: higher values promise more.
+    needs : frozenset of str
+        What it has to know of a task, see `Task`.
+    privacy : str
+        ``shareable``, ``shareable with noise``, ``local scoring`` (at the target's site; scores
+        leave, images and features do not) or ``simulation only``.
+    source : str
+        Who proposed it.
+    description : str
+        One line for listings.
+    """
+
+    name: ClassVar[str]
+    direction: ClassVar[Direction] = "lower"
+    needs: ClassVar[frozenset[Need]] = frozenset({"fingerprint"})
+    privacy: ClassVar[PrivacyClass] = "shareable with noise"
+    source: ClassVar[str] = ""
+    description: ClassVar[str] = ""
+
+    @abstractmethod
+    def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
+        """Compare every source with every target.
+
+        Parameters
+        ----------
+        sources, targets
+            S and T tasks of one spec, with all that `needs` names.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape ``[S, T]``: row = source, column = target; NaN where nothing can be said.
+
+        Raises
+        ------
+        SpecMismatch
+            If tasks are of different specs.
+        ConfigError
+            If a task lacks what the measure needs.
+        """
+
+    def distances(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
+        """Compare as `matrix` does, but lower is closer whatever the direction."""
+        values = self.matrix(sources, targets)  # [S, T]
+        return values if self.direction == "lower" else -values
+
+
+def released(fingerprints: Sequence[Fingerprint], spec: Spec) -> list[Task]:
+    """Return tasks of which nothing but the fingerprint is known."""
+    return [Task(f.site, f.n_images, spec, fingerprint=f) for f in fingerprints]
+
+
+_REGISTRY: dict[str, Measure] = {}
+
+
+def register(measure: type[Measure]) -> type[Measure]:
+    """Add a measure to the registry under its name; usable as a class decorator.
+
+    Raises
+    ------
+    ConfigError
+        If the name is taken by another class.
+    """
+    known = _REGISTRY.get(measure.name)
+    if known is not None and type(known) is not measure:
+        raise ConfigError(f"measure {measure.name!r} is registered already: choose another name")
+    _REGISTRY[measure.name] = measure()
+    return measure
+
+
+def get(name: str) -> Measure:
+    """Return the measure of this name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none; the message lists the known ones.
+    """
+    if name not in _REGISTRY:
+        _load_entry_points()
+    if name not in _REGISTRY:
+        raise ConfigError(f"unknown measure {name!r}: known are {', '.join(available())}")
+    return _REGISTRY[name]
+
+
+def available() -> list[str]:
+    """Return the names of all measures, sorted, with those of other packages."""
+    _load_entry_points()
+    return sorted(_REGISTRY)
+
+
+def _load_entry_points() -> None:
+    """Register the measures of installed packages (entry points ``fedprint.measures``)."""
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            measure = point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else "an installed package"
+            raise ConfigError(
+                f"measure {point.name!r} of {package} cannot be loaded "
+                f"({type(error).__name__}: {error}): mend or uninstall {package}"
+            ) from error
+        register(measure)
+
+
+def stack(fingerprints: Sequence[Fingerprint], spec: Spec) -> FloatArray:
+    """Return the rows of k fingerprints as one array ``[k, m, b]``, each row summing to 1.
+
+    Raises
+    ------
+    FedprintError
+        If there are none.
+    SpecMismatch
+        If one was made by another spec.
+    """
+    if not fingerprints:
+        raise FedprintError("there are no fingerprints to compare: give at least one")
+    digest = spec.digest
+    for fingerprint in fingerprints:
+        if fingerprint.spec_digest != digest:
+            raise SpecMismatch(
+                f"fingerprint of {fingerprint.site} was made by spec "
+                f"{fingerprint.spec_digest[:12]}, not by {spec.name} ({digest[:12]}): "
+                "fingerprint it again with the spec of the others"
+            )
+        if fingerprint.counts.shape != (spec.width, spec.bins):
+            raise SpecMismatch(
+                f"fingerprint of {fingerprint.site} has shape {fingerprint.counts.shape}, but spec "
+                f"{spec.name} says {spec.width} features x {spec.bins} bins"
+            )
+    return np.stack([fingerprint.rows for fingerprint in fingerprints])  # [k, m, b]
+
+
+def feature_means(rows: FloatArray, spec: Spec) -> FloatArray:
+    """Return the mean of each feature as the histograms tell it: no second release.
+
+    Parameters
+    ----------
+    rows
+        Histograms, shape ``[k, m, b]``.
+    spec
+        Supplies the bins' centres, in feature units.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``[k, m]``.
+    """
+    return np.asarray(np.einsum("kmb,mb->km", rows, spec.centres))
+
+
+def rows_of(tasks: Sequence[Task]) -> tuple[FloatArray, Spec]:
+    """Return the tasks' histograms ``[k, m, b]`` and their spec.
+
+    Raises
+    ------
+    FedprintError, SpecMismatch
+        As in `stack`.
+    ConfigError
+        If a task has no fingerprint.
+    """
+    if not tasks:
+        raise FedprintError("there are no fingerprints to compare: give at least one")
+    prints = [task.fingerprint for task in tasks if task.fingerprint is not None]
+    if len(prints) < len(tasks):
+        missing = next(task.name for task in tasks if task.fingerprint is None)
+        raise ConfigError(f"task {missing} has no fingerprint: release one first")
+    return stack(prints, tasks[0].spec), tasks[0].spec
