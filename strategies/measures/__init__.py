@@ -15,6 +15,7 @@ from strategies.measures.base import (
     stack,
 )
 from strategies.measures.bkld import LargeSource, LargeUnweighted, SmallTarget
+from strategies.measures.label_transport import OtceOfClasses, OtceOfImages
 from strategies.measures.model_scores import HScore, HScoreShrunk, Leep, LogMe, Nce
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Measure",
     "Nce",
     "Need",
+    "OtceOfClasses",
+    "OtceOfImages",
     "PrivacyClass",
     "SmallTarget",
     "Task",

@@ -6,6 +6,7 @@ Scores were computed at the target's own site, and all that is left to do is to 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from strategies.measures.base import Direction, FloatArray, Measure, Need, Task,
 class ModelScore(Measure):
     """How well a source's model fits a target, as the target's site found; NaN where it did not."""
 
-    direction: Direction = "higher"
+    direction: ClassVar[Direction] = "higher"
     needs = frozenset[Need]({"scores"})
     privacy = "local scoring"
 
@@ -70,6 +71,4 @@ class LogMe(ModelScore):
 
     name = "logme"
     source = "You et al., ICML 2021"
-    description = (
-        "evidence of a linear model of the target's labels on the source model's embeddings"
-    )
+    description = "evidence of a linear model of the labels on the source model's embeddings"
