@@ -16,22 +16,13 @@ from strategies.measures.base import (
     stack,
 )
 from strategies.measures.bkld import LargeSource, LargeUnweighted, SmallTarget
-from strategies.measures.label_transport import OtceOfClasses, OtceOfImages
-from strategies.measures.model_scores import HScore, HScoreShrunk, Leep, LogMe, Nce
-
-__all__ = [
-    "Direction",
-    "HScore",
-    "HScoreShrunk",
-    "LargeSource",
-    "LargeUnweighted",
-    "Leep",
-    "LogMe",
 from strategies.measures.cards import Manual, Properties
 from strategies.measures.fisher import FisherEmbeddingDistance, Task2Vec, Task2VecAsymmetric
 from strategies.measures.flux import Flux
 from strategies.measures.frechet import FrechetInception
 from strategies.measures.histograms import FluxMoments, FrechetDiagonal, VisualDna
+from strategies.measures.label_transport import OtceOfClasses, OtceOfImages
+from strategies.measures.model_scores import HScore, HScoreShrunk, Leep, LogMe, Nce
 from strategies.measures.needs import lacks, require
 from strategies.measures.p2l import PredictToLearn, PredictToLearnWithSize
 from strategies.measures.sinkhorn import Sinkhorn, SinkhornProjected
@@ -43,8 +34,12 @@ __all__ = [
     "FluxMoments",
     "FrechetDiagonal",
     "FrechetInception",
+    "HScore",
+    "HScoreShrunk",
     "LargeSource",
     "LargeUnweighted",
+    "Leep",
+    "LogMe",
     "Manual",
     "Measure",
     "Nce",
