@@ -21,6 +21,8 @@ from strategies.measures.fisher import FisherEmbeddingDistance, Task2Vec, Task2V
 from strategies.measures.flux import Flux
 from strategies.measures.frechet import FrechetInception
 from strategies.measures.histograms import FluxMoments, FrechetDiagonal, VisualDna
+from strategies.measures.label_transport import OtceOfClasses, OtceOfImages
+from strategies.measures.model_scores import HScore, HScoreShrunk, Leep, LogMe, Nce
 from strategies.measures.needs import lacks, require
 from strategies.measures.p2l import PredictToLearn, PredictToLearnWithSize
 from strategies.measures.sinkhorn import Sinkhorn, SinkhornProjected
@@ -32,11 +34,18 @@ __all__ = [
     "FluxMoments",
     "FrechetDiagonal",
     "FrechetInception",
+    "HScore",
+    "HScoreShrunk",
     "LargeSource",
     "LargeUnweighted",
+    "Leep",
+    "LogMe",
     "Manual",
     "Measure",
+    "Nce",
     "Need",
+    "OtceOfClasses",
+    "OtceOfImages",
     "PredictToLearn",
     "PredictToLearnWithSize",
     "PrincipalAngles",
