@@ -199,9 +199,8 @@ def group(
     )
     ranked = partners(squared, names, options.partners)
     sites = explain(squared, groups, names, cut.height, steady, ranked, confidence=steady)
-    return Grouping(
-        named_groups(groups, names), sites, names, squared, linkage, cut.height, cut.support
-    )
+    named = named_groups(groups, names)
+    return Grouping(named, sites, names, squared, linkage, cut.height, cut.support)
 
 
 def by_evidence(fingerprints: Sequence[Fingerprint], spec: Spec, options: GroupingOptions) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from protocol.descriptors import ClassMoments, Features
 from protocol.errors import ConfigError
 from strategies.measures.base import FloatArray, Measure, Need, Task, register
+from strategies.measures.needs import same_spec
 from strategies.transferability import otce, otce_classes
 
 MOST = 300
@@ -32,6 +33,7 @@ class OtceOfImages(Measure):
 
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
         """Compare every source with every target, see `Measure.matrix`."""
+        same_spec(*sources, *targets)
         left, right = [_images(task) for task in sources], [_images(task) for task in targets]
         rows = [[otce(*s, *t).task_difference for t in right] for s in left]
         return np.array(rows, dtype=np.float64)  # [S, T]
@@ -49,6 +51,7 @@ class OtceOfClasses(Measure):
 
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
         """Compare every source with every target, see `Measure.matrix`."""
+        same_spec(*sources, *targets)
         left, right = [_moments(task) for task in sources], [_moments(task) for task in targets]
         rows = [[otce_classes(s, t).task_difference for t in right] for s in left]
         return np.array(rows, dtype=np.float64)  # [S, T]
