@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from protocol.descriptors import ClassMoments, Features
 from protocol.errors import ConfigError
 from strategies.measures.base import FloatArray, Measure, Need, Task, register
-from strategies.transferability import otce, otce_classes
+from strategies.transferability import even_sample, otce, otce_classes
 
 MOST = 300
 """Images of a task that take part; a plan costs their product."""
@@ -52,14 +52,6 @@ class OtceOfClasses(Measure):
         left, right = [_moments(task) for task in sources], [_moments(task) for task in targets]
         rows = [[otce_classes(s, t).task_difference for t in right] for s in left]
         return np.array(rows, dtype=np.float64)  # [S, T]
-
-
-def even_sample(labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Return which images take part: at most so many, each class in proportion, none at random."""
-    order = np.argsort(labels, kind="stable")  # [n]
-    if len(order) <= most:
-        return order
-    return order[np.linspace(0, len(order) - 1, most).round().astype(np.int64)]
 
 
 def _images(task: Task) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
