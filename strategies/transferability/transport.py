@@ -8,7 +8,7 @@ from protocol.errors import DataError
 from strategies.transferability.checks import FloatArray
 
 _ITERATIONS = 20_000
-_STOP = 1e-9
+_STOP = 1e-8
 _CLOSED = 1e-4
 """How far the marginals of a plan may be from the weights, summed over all points."""
 
