@@ -36,9 +36,7 @@ def adapt(
         list[str] | None,
         typer.Option(help="head, fine-tune, otce or fusion; may be repeated, fine-tune alone."),
     ] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Try all that the files allow.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Try all that the files allow.")] = False,
     source_moments: Annotated[
         list[Path] | None,
         typer.Option(help="For otce: class moments of each model's task, in the same order."),

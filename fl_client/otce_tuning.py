@@ -95,7 +95,8 @@ def conditional_entropy(
     plan = ot.solve(costs / scale, reg=entropy, max_iter=_ITERATIONS, tol=1e-6).plan  # [n, k]
     joint = source_labels.T @ plan @ target_labels  # [cs, ct]
     given = joint / joint.sum(1, keepdim=True).clamp(min=1e-12)  # [cs, ct]
-    return -torch.special.xlogy(joint, given.clamp(min=1e-12)).sum()
+    told: Tensor = -torch.special.xlogy(joint, given.clamp(min=1e-12)).sum()
+    return told
 
 
 class OtceTuning(pl.LightningModule):
@@ -161,7 +162,8 @@ def tune(
         The conditional entropy before each step, in nats.
     """
     tuning = OtceTuning(body, lr=lr, entropy=entropy)
-    loader = DataLoader([_batch(source, target)], batch_size=None)  # type: ignore[arg-type]
+    items = [_batch(source, target)]
+    loader: DataLoader[tuple[Tensor, ...]] = DataLoader(items, batch_size=None)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quiet_trainer(steps, device).fit(tuning, loader)

@@ -58,11 +58,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, spec: Spec) -> list[Path]:
-    """Return two models as run folders hold them: body and head rows."""
+    """Return a model as run folders hold them, body and head rows, and one as pools do, a body."""
     folder = tmp_path_factory.mktemp("models")
-    for seed in (1, 2):
-        arrays = initial_adapter(spec.features, seed) | initial_rows(["x", "y"], HIDDEN, seed)
-        safetensors.numpy.save_file(arrays, folder / f"model-{seed}.safetensors")
+    body, rows = initial_adapter(spec.features, 1), initial_rows(["x", "y"], HIDDEN, 1)
+    safetensors.numpy.save_file(body | rows, folder / "model-1.safetensors")
+    body, about = initial_adapter(spec.features, 2), {"fedprint": "{}"}
+    safetensors.numpy.save_file(body, folder / "model-2.safetensors", about)
     return sorted(folder.iterdir())
 
 
