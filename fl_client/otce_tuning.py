@@ -11,6 +11,11 @@ entropy of the target's labels given the source's falls,
 Labels are fixed, so the plan :math:`\pi` is all that depends on the body: a detached one would have
 no gradient, and Sinkhorn's iterations are therefore differentiated. Costs are divided by their
 mean within the loss, or the body could sharpen the plan by growing.
+
+Measured on 12 pairs of the demonstration's sites of different tasks, three seeds each: the entropy
+fell on all, and fine-tuning after it reached 0.005 +- 0.010 more balanced accuracy (standard error
+over pairs) than fine-tuning alone at the same budget, from pseudo-samples 0.003 +- 0.010 more. So
+a lower entropy is certain, and a gain is not.
 """
 
 from __future__ import annotations
@@ -31,7 +36,8 @@ from strategies.transferability import even_sample
 
 ENTROPY = 0.05
 """Of the plan, as a share of the mean cost: small enough to match, large enough to move."""
-LR = 1e-2
+LR = 1e-3
+"""Of Adam: ten times as much lowers the entropy further, and what is trained is no better."""
 MOST = 256
 """Images of each side that take part; a plan costs their product."""
 _ITERATIONS = 50

@@ -76,7 +76,7 @@ def otce(
     Raises
     ------
     DataError
-        If the arrays do not fit together, hold what is not finite, or no plan was found.
+        If the arrays do not fit together or hold what is not finite.
 
     Examples
     --------

@@ -15,6 +15,7 @@ from protocol.descriptors import ClassMoments
 from protocol.errors import DataError
 from strategies.transferability import Otce, otce, otce_classes
 from strategies.transferability.class_transport import squared_wasserstein
+from strategies.transferability.transport import rounded
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -88,6 +89,27 @@ def moments_of(features: FloatArray, labels: IntArray) -> ClassMoments:
         np.stack([part.mean(axis=0) for part in parts]),
         np.stack([part.var(axis=0, ddof=1) for part in parts]),
     )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 1000), st.floats(0, 3))
+def test_rounded_plans_have_the_weights_and_moved_little(seed: int, error: float) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(4))
+    rough = np.outer(a, b) * np.exp(error * rng.normal(size=(6, 4)))
+    plan = rounded(rough, a, b)
+    np.testing.assert_allclose(plan.sum(axis=1), a, atol=1e-12)
+    np.testing.assert_allclose(plan.sum(axis=0), b, atol=1e-12)
+    assert (plan >= 0).all()
+    off = np.abs(rough.sum(axis=1) - a).sum() + np.abs(rough.sum(axis=0) - b).sum()
+    assert np.abs(plan - rough).sum() <= 2 * off + 1e-12
+
+
+def test_a_task_has_a_plan_to_itself() -> None:
+    xs, ys = cloud(60, 3, 0)
+    found = otce(xs, ys, xs, ys)
+    np.testing.assert_allclose(found.coupling.sum(axis=0), 1 / 60, atol=1e-12)
+    assert found.task_difference < 0.5 * log(3)
 
 
 def test_class_costs_are_bures() -> None:
