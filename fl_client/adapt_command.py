@@ -9,7 +9,8 @@ import typer
 
 from fl_client.options import Device, JsonFile, require_writable
 from protocol.errors import ConfigError
-from protocol.files import atomic_json
+from protocol.files import atomic_json, atomic_write
+from protocol.options import file_to_write
 
 if TYPE_CHECKING:
     from fl_client.adaptation_result import Adapted
@@ -51,6 +52,10 @@ def adapt(
         float, typer.Option(min=0.0, help="Step size; 0 takes the recipe's.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=file_to_write, help="Write the model that is best here."),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="Where features are kept; FOLDER/.fedprint by default.")
     ] = None,
@@ -59,10 +64,12 @@ def adapt(
 ) -> None:
     """Try models of other tasks on this site, beside training from scratch at the same budget.
 
-    Nothing leaves the site, and no model is kept. Models are files of a run folder's models or of
-    a pool's weights. Ways: a head on the model's body as it is; fine-tuning all; OTCE, which
-    first tunes the body so that the source's labels say more of this site's; fusion, a head on all
-    models together. Validation images decide, test images only tell.
+    Nothing leaves the site. Models are files of a run folder's models or of a pool's weights. Ways:
+    a head on the model's body as it is; fine-tuning all; OTCE, which first tunes the body so that
+    the source's labels say more of this site's; fusion, a head on all models together.
+
+    Validation images choose the best, test images only tell. --out writes it: body.weight,
+    body.bias and a row of the head for each class, whose keys are in the file's header.
     """
     from fl_client.adaptation import WEIGHERS, Adaptation, Budget
     from fl_client.adaptation_result import Ways, tried
@@ -85,7 +92,11 @@ def adapt(
     found = tried(adaptation, Ways(ways, models, moments, weights_by))
     if json_file is not None:
         atomic_json(json_file, found.summary())
+    if out is not None:
+        atomic_write(out, found.model_file(), mode=0o600)
     _show(found)
+    if out is not None:
+        typer.echo(f"{found.best.way} is written to {out}")
 
 
 def _ways(how: list[str], every: bool, models: int, moments: int) -> tuple[str, ...]:

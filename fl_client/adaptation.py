@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fl_client.features import cached_features
-from fl_client.fusion import FusedBody, Joining, fusion_weights
+from fl_client.fusion import FusedBody, Joining, fusion_weights, wide_adapter
 from fl_client.learner import Learner
 from fl_client.model import Adapter, SiteModel, class_weights
 from fl_client.models import Scores
@@ -27,7 +28,7 @@ from fl_client.source_models import SourceModel, adapter_of
 from fl_client.training import DEFAULT_LR, evaluate, fit
 from protocol.descriptors import ClassMoments
 from protocol.errors import ConfigError
-from protocol.sharing import HIDDEN, initial_adapter, initial_rows, row_name
+from protocol.sharing import HIDDEN, Arrays, initial_adapter, initial_rows, row_name
 from protocol.spec import Spec
 from strategies.transferability import h_score, h_score_shrunk, logme
 
@@ -58,6 +59,13 @@ class Budget:
     batch_size: int = 16
     learning_rate: float = 0.0
     seed: int = 0
+
+
+class Trained(NamedTuple):
+    """A model that was trained, as arrays, and what it scored on validation and test images."""
+
+    scores: Scores
+    arrays: Arrays
 
 
 class Adaptation:
@@ -92,21 +100,21 @@ class Adaptation:
         rows = data.splits["train"]
         return Labelled(features[rows], data.labels[rows])
 
-    def scratch(self) -> Scores:
+    def scratch(self) -> Trained:
         """Train a new adapter and its head."""
         start = initial_adapter(self.spec.features, self.budget.seed)
         return self._train(adapter_of(start), HIDDEN, self.budget.epochs)
 
-    def head(self, model: SourceModel) -> Scores:
+    def head(self, model: SourceModel) -> Trained:
         """Train a head on the model's body, which stays as it is."""
         body = adapter_of(model.body).requires_grad_(False)
         return self._train(body, HIDDEN, self.budget.epochs)
 
-    def fine_tune(self, model: SourceModel) -> Scores:
+    def fine_tune(self, model: SourceModel) -> Trained:
         """Train all, starting from the model's body."""
         return self._train(adapter_of(model.body), HIDDEN, self.budget.epochs)
 
-    def otce(self, model: SourceModel, source: Labelled | ClassMoments) -> tuple[Scores, Course]:
+    def otce(self, model: SourceModel, source: Labelled | ClassMoments) -> tuple[Trained, Course]:
         """Tune the model's body by OTCE, then train all from there.
 
         Parameters
@@ -118,8 +126,8 @@ class Adaptation:
 
         Returns
         -------
-        scores : dict
-            Of the trained model.
+        trained : Trained
+            The model.
         course : tuple of float
             Conditional entropy before the first and before the last step of tuning, in nats.
 
@@ -130,8 +138,8 @@ class Adaptation:
         """
         body = adapter_of(model.body)
         course = self.tuned(body, source)
-        scores = self._train(body, HIDDEN, self.budget.epochs - len(course))
-        return scores, (course[0], course[-1])
+        trained = self._train(body, HIDDEN, self.budget.epochs - len(course))
+        return trained, (course[0], course[-1])
 
     def tuned(self, body: Adapter, source: Labelled | ClassMoments) -> list[float]:
         """Tune a body in place; return its conditional entropy before each step, in nats."""
@@ -147,7 +155,7 @@ class Adaptation:
             source = pseudo_samples(source, len(target.labels), self.budget.seed)
         return tune(body, source, target, steps=steps, device=self.learner.device)
 
-    def fusion(self, models: Sequence[SourceModel], joining: Joining, weigher: str) -> Scores:
+    def fusion(self, models: Sequence[SourceModel], joining: Joining, weigher: str) -> Trained:
         """Train a head on all models' bodies together, each weighted by a score on this site.
 
         Parameters
@@ -173,8 +181,8 @@ class Adaptation:
             for model in models
         }
 
-    def _train(self, body: nn.Module, width: int, epochs: int) -> Scores:
-        """Train what moves of a body, and a new head, as the learner does; return the scores."""
+    def _train(self, body: nn.Module, width: int, epochs: int) -> Trained:
+        """Train what moves of a body, and a new head, as the learner does."""
         data, learner, budget = self.learner.data, self.learner, self.budget
         weights = class_weights(self.training.labels, len(learner.classes))
         lr = budget.learning_rate or DEFAULT_LR["adapter"]
@@ -194,11 +202,14 @@ class Adaptation:
             find_lr=False,
             device=learner.device,
         )
-        return {
+        scores = {
             f"{split}_{metric}": value
             for split in ("val", "test")
             for metric, value in evaluate(model, data, split).items()
         }
+        return Trained(
+            scores, wide_adapter(model) if isinstance(body, FusedBody) else model.arrays()
+        )
 
 
 def _embedded(model: SourceModel, features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fl_client.adaptation import Adaptation, Course
+import numpy as np
+import safetensors.numpy
+
+from fl_client.adaptation import Adaptation, Course, Trained
 from fl_client.fusion import Joining
-from fl_client.models import Scores, gains
+from fl_client.models import gains
 from fl_client.progress import show_progress
 from fl_client.source_models import SourceModel
 from protocol.descriptors import ClassMoments
@@ -50,16 +54,21 @@ class Row:
         What was done.
     models : tuple of str
         Names of the models that took part.
-    scores : dict
-        As `Learner` names them.
+    trained : Trained
+        The model and its scores.
     course : tuple of float or None
         Of OTCE: the conditional entropy before the first and before the last step, in nats.
     """
 
     way: str
     models: tuple[str, ...]
-    scores: Scores
+    trained: Trained
     course: Course | None = None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What the model scored on validation and test images."""
+        return self.trained.scores
 
     def summary(self) -> dict[str, Any]:
         """Return the row as JSON values; undefined scores are null."""
@@ -84,6 +93,10 @@ class Adapted:
         Score of each model on the training images, by name.
     weigher : str
         Which score that is.
+    spec : str
+        Digest of the spec whose features the models take.
+    classes : tuple of str
+        Keys of the site's classes.
     """
 
     columns: ClassVar[tuple[str, ...]] = (
@@ -99,6 +112,8 @@ class Adapted:
     rows: list[Row]
     fits: dict[str, float]
     weigher: str
+    spec: str
+    classes: tuple[str, ...]
 
     @property
     def best(self) -> Row:
@@ -137,6 +152,18 @@ class Adapted:
             "sentence": self.sentence,
         }
 
+    def model_file(self) -> bytes:
+        """Return the best model as a safetensors file whose header says what it is."""
+        best = self.best
+        about = {
+            "spec": self.spec,
+            "classes": list(self.classes),
+            "way": best.way,
+            "models": list(best.models),
+        }
+        contiguous = {name: np.ascontiguousarray(a) for name, a in best.trained.arrays.items()}
+        return safetensors.numpy.save(contiguous, {"fedprint": json.dumps(about)})
+
 
 def tried(adaptation: Adaptation, ways: Ways) -> Adapted:
     """Try all ways, training from scratch first; shows progress."""
@@ -154,6 +181,8 @@ def tried(adaptation: Adaptation, ways: Ways) -> Adapted:
         rows=rows,
         fits=dict(adaptation.fits(ways.models, ways.weigher)),
         weigher=ways.weigher,
+        spec=adaptation.spec.digest,
+        classes=adaptation.learner.classes,
     )
 
 
@@ -166,10 +195,10 @@ def _rows(adaptation: Adaptation, ways: Ways) -> Iterator[Row]:
         if "fine-tune" in ways.names:
             yield Row("fine-tune", (model.name,), adaptation.fine_tune(model))
         if "otce" in ways.names:
-            scores, course = adaptation.otce(model, ways.moments[number])
-            yield Row("otce", (model.name,), scores, course)
+            trained, course = adaptation.otce(model, ways.moments[number])
+            yield Row("otce", (model.name,), trained, course)
     if "fusion" in ways.names:
         names = tuple(model.name for model in ways.models)
         for joining in _JOININGS:
-            scores = adaptation.fusion(ways.models, joining, ways.weigher)
-            yield Row(f"fusion by {joining}", names, scores)
+            trained = adaptation.fusion(ways.models, joining, ways.weigher)
+            yield Row(f"fusion by {joining}", names, trained)

@@ -16,7 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from fl_client.model import SiteModel
 from protocol.errors import DataError
+from protocol.sharing import BODY, Arrays, row_name
 
 Joining = Literal["concatenation", "sum"]
 
@@ -101,3 +103,33 @@ class FusedBody(nn.Module):
         factors = self.get_buffer("factors")
         parts = [factor * body(batch) for factor, body in zip(factors, self.bodies, strict=True)]
         return torch.cat(parts, 1) if self.joining == "concatenation" else torch.stack(parts).sum(0)
+
+
+def wide_adapter(model: SiteModel) -> Arrays:
+    """Return a model on fused adapters as one wide adapter and its head rows: the same function.
+
+    A ReLU lets positive factors through, f relu(W x + b) = relu(f W x + f b), and a head on a sum
+    of embeddings is that head on each of them.
+
+    Parameters
+    ----------
+    model : SiteModel
+        Its body is a `FusedBody` of k adapters.
+
+    Returns
+    -------
+    dict
+        ``body.weight`` float32 [k * h, m], ``body.bias`` [k * h], head rows [k * h + 1].
+    """
+    body = model.body
+    assert isinstance(body, FusedBody)
+    factors = body.get_buffer("factors")
+    weights = [f * a.get_parameter("weight") for f, a in zip(factors, body.bodies, strict=True)]
+    biases = [f * a.get_parameter("bias") for f, a in zip(factors, body.bodies, strict=True)]
+    head = model.head.weight.detach()  # [c, width]
+    if body.joining == "sum":
+        head = head.repeat(1, len(body.bodies))  # [c, k * h]
+    rows = torch.cat([head, model.head.bias.detach()[:, None]], dim=1)  # [c, k * h + 1]
+    arrays = {BODY + "weight": torch.cat(weights), BODY + "bias": torch.cat(biases)}
+    arrays |= {row_name(key): rows[place] for place, key in enumerate(model.classes)}
+    return {name: value.detach().cpu().numpy().copy() for name, value in arrays.items()}

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from fl_client import adaptation as ways_module
 from fl_client.adapt_command import add
-from fl_client.adaptation import Adaptation, Budget
+from fl_client.adaptation import Adaptation, Budget, Trained
 from fl_client.adaptation_result import Adapted, Row
 from fl_client.features import cached_features
 from fl_client.learner import Learner
@@ -123,30 +123,22 @@ def test_every_way_has_the_same_budget_and_says_its_scores(
     assert course[1] < course[0]
     names = {"balanced_accuracy", "auroc", "loss"}
     expected = {f"{split}_{name}" for split in ("val", "test") for name in names}
-    assert all(set(scores) == expected for scores in every)
-    assert all(np.isfinite(list(scores.values())).all() for scores in every)
+    assert all(set(trained.scores) == expected for trained in every)
+    assert all(np.isfinite(list(trained.scores.values())).all() for trained in every)
 
 
 def test_ways_repeat_to_the_last_digit(adaptation: Adaptation, models: list[Path]) -> None:
     model = read_model(models[0], adaptation.spec.features)
-    assert adaptation.fine_tune(model) == adaptation.fine_tune(model)
-    assert adaptation.scratch() == adaptation.scratch()
+    assert adaptation.fine_tune(model).scores == adaptation.fine_tune(model).scores
+    assert adaptation.scratch().scores == adaptation.scratch().scores
 
 
 def test_only_the_head_moves_where_the_body_shall_stay(
-    adaptation: Adaptation, models: list[Path], monkeypatch: pytest.MonkeyPatch
+    adaptation: Adaptation, models: list[Path]
 ) -> None:
-    trained = []
-    real = ways_module.fit
-    monkeypatch.setattr(
-        ways_module, "fit", lambda model, *a, **k: (real(model, *a, **k), trained.append(model))
-    )
-    model = read_model(models[0], adaptation.spec.features)
-    adaptation.head(model)
-    adaptation.fine_tune(model)
-    frozen, moved = (net.arrays()[BODY + "weight"] for net in trained)
-    np.testing.assert_array_equal(frozen, model.body[BODY + "weight"])
-    assert not np.array_equal(moved, model.body[BODY + "weight"])
+    model, name = read_model(models[0], adaptation.spec.features), BODY + "weight"
+    np.testing.assert_array_equal(adaptation.head(model).arrays[name], model.body[name])
+    assert not np.array_equal(adaptation.fine_tune(model).arrays[name], model.body[name])
 
 
 def test_tuning_by_raw_features_and_by_moments_lower_the_entropy(
@@ -183,7 +175,7 @@ def test_an_own_model_beats_a_blank_one_by_the_head_alone(
     own = SourceModel("own", {n: v for n, v in trained.items() if n.startswith(BODY)})
     blank = {name: np.zeros_like(value) for name, value in own.body.items()}
     better, worse = adaptation.head(own), adaptation.head(SourceModel("blank", blank))
-    assert better["val_loss"] < worse["val_loss"]
+    assert better.scores["val_loss"] < worse.scores["val_loss"]
 
 
 def refused(text: str, kind: type[Exception] = DataError) -> object:
@@ -248,22 +240,40 @@ def test_moments_of_projected_features_cannot_tune(
 
 def row(way: str, auroc: float, test: float) -> Row:
     scores = {"val_auroc": auroc, "val_balanced_accuracy": 0.5, "val_loss": 1.0}
-    return Row(way, ("m",), scores | {"test_auroc": 0.5, "test_balanced_accuracy": test})
+    scores |= {"test_auroc": 0.5, "test_balanced_accuracy": test}
+    return Row(way, ("m",), Trained(scores, {BODY + "weight": np.full((1, 1), auroc, np.float32)}))
+
+
+def adapted(*rows: Row) -> Adapted:
+    return Adapted("north", 8, 0, list(rows), {"m": 0.1}, "logme", "5" * 64, ("a", "b"))
 
 
 def test_validation_images_choose() -> None:
     scratch, worse, better = row("scratch", 0.7, 0.6), row("head", 0.6, 0.9), row("otce", 0.8, 0.5)
-    none = Adapted("north", 8, 0, [scratch, worse], {"m": 0.1}, "logme")
+    none = adapted(scratch, worse)
     assert none.best is scratch
     assert none.sentence == "no way gained over training from scratch on validation images"
-    found = Adapted("north", 8, 0, [scratch, worse, better], {"m": 0.1}, "logme")
+    found = adapted(scratch, worse, better)
     assert found.sentence == (
         "validation images choose otce of m: balanced accuracy -0.100 on test images against "
         "scratch"
     )
-    blind = Adapted("north", 8, 0, [scratch, row("otce", 0.8, np.nan)], {}, "logme")
+    blind = adapted(scratch, row("otce", 0.8, np.nan))
     assert blind.sentence.endswith("of m; without test images nobody can tell by how much")
     assert blind.summary()["ways"][1]["test_balanced_accuracy"] is None
+
+
+def test_the_best_model_is_written_with_what_it_is(tmp_path: Path) -> None:
+    found = adapted(row("scratch", 0.7, 0.6), row("otce", 0.8, 0.5))
+    (tmp_path / "m").write_bytes(found.model_file())
+    with safetensors.safe_open(tmp_path / "m", framework="numpy") as file:
+        assert json.loads(file.metadata()["fedprint"]) == {
+            "spec": "5" * 64,
+            "classes": ["a", "b"],
+            "way": "otce",
+            "models": ["m"],
+        }
+        assert file.get_tensor(BODY + "weight") == np.float32(0.8)
 
 
 def test_command(site: Site, spec: Spec, models: list[Path], moments: Path, tmp_path: Path) -> None:
@@ -272,7 +282,8 @@ def test_command(site: Site, spec: Spec, models: list[Path], moments: Path, tmp_
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     out = tmp_path / "found.json"
     one = [str(site.folder), "--spec", str(tmp_path / "spec.json"), "--model", str(models[0])]
-    more = ["--epochs", "4", "--device", "cpu", "--json", str(out)]
+    weights = tmp_path / "best.safetensors"
+    more = ["--epochs", "4", "--device", "cpu", "--json", str(out), "--out", str(weights)]
     both = [*one, "--model", str(models[1]), "--source-moments", str(moments)]
     result = CliRunner().invoke(
         app, [*both, "--source-moments", str(moments), "--all", *more], catch_exceptions=False
@@ -289,6 +300,9 @@ def test_command(site: Site, spec: Spec, models: list[Path], moments: Path, tmp_
     assert told["epochs"] == 4
     assert set(told["scores"]["models"]) == {"model-1", "model-2"}
     assert told["sentence"] in " ".join(result.output.split())
+    best = told["ways"][told["best"]]
+    assert f"{best['way']} is written to" in " ".join(result.output.split())
+    assert len(safetensors.numpy.load_file(weights)) == 2 + 3  # body, one head row a class
     assert {len(w["conditional_entropy"]) for w in told["ways"] if w["way"] == "otce"} == {2}
 
     result = CliRunner().invoke(app, [*one, *more], catch_exceptions=False)

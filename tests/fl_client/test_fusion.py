@@ -10,10 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_client.fusion import FusedBody, Joining, fusion_weights
-from fl_client.model import SiteModel
+from fl_client.fusion import FusedBody, Joining, fusion_weights, wide_adapter
+from fl_client.model import Adapter, SiteModel
 from fl_client.training import TrainData, evaluate, feature_data, fit
 from protocol.errors import DataError
+from protocol.sharing import BODY, row_name
 
 CPU = torch.device("cpu")
 scores = st.lists(st.floats(-100, 100), min_size=1, max_size=6)
@@ -85,6 +86,22 @@ def test_together_bodies_see_what_neither_sees_alone(joining: Joining) -> None:
 
 def _all(data: TrainData) -> torch.Tensor:
     return torch.stack([data.train[index][0] for index in data.splits["train"]])
+
+
+@pytest.mark.parametrize("joining", ["concatenation", "sum"])
+def test_a_wide_adapter_says_the_same(joining: Joining) -> None:
+    torch.manual_seed(0)
+    adapters = [Adapter(5), Adapter(5)]
+    for parameter in torch.nn.ParameterList(p for a in adapters for p in a.parameters()):
+        torch.nn.init.normal_(parameter)
+    batch = torch.randn(7, 5)
+    body = FusedBody(adapters, [0.3, 0.7], batch, joining)
+    model = SiteModel(body, body.width, ["x", "y", "z"], torch.ones(3), lr=0.1)
+    wide = wide_adapter(model)
+    hidden = np.maximum(batch.numpy() @ wide[BODY + "weight"].T + wide[BODY + "bias"], 0)
+    rows = np.stack([wide[row_name(key)] for key in "xyz"])  # [3, 2h + 1]
+    expected = model(batch).detach().numpy()
+    np.testing.assert_allclose(hidden @ rows[:, :-1].T + rows[:, -1], expected, atol=1e-4)
 
 
 def test_what_cannot_be_fused_is_refused() -> None:
