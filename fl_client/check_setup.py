@@ -201,9 +201,10 @@ def in_words(policy: Policy) -> str:
         else "with noise where the coordinator asks for it, else plain"
     )
     planned = ", trials and plans" if policy.plans else ""
+    described = f", {', '.join(policy.descriptors)}" if policy.descriptors else ""
     rest = f"and takes part in training{planned}" if policy.training else "and no training"
     return (
-        f"lets fingerprints of {specs} go {how}, from {policy.min_images} images and "
+        f"lets fingerprints{described} of {specs} go {how}, from {policy.min_images} images and "
         f"{policy.min_patients} patients on{bins}, {noise}, {rest}"
     )
 

@@ -49,12 +49,12 @@ class Entry(BaseModel):
     time : datetime
         When it was decided.
     run, arm : str
-        For which run; the arm of a training order, else empty.
+        For which run; the arm of a training order or the kind of a descriptor, else empty.
     spec : SpecName
         What was asked for.
     decision : str
         ``released``, ``released-again``, ``refused``, ``awaiting-approval``, ``approved``,
-        ``denied``, ``training`` or ``plan``, which was accepted.
+        ``denied``, ``descriptor`` (one left), ``training`` or ``plan``, which was accepted.
     reason, message : str
         Why something was refused.
     bytes : int
@@ -111,7 +111,7 @@ def make_entry(
         decision=decision,
         reason=reason_of(error) if error else "",
         message=str(error)[: 2 * _TEXT_LIMIT] if error else "",
-        bytes=len(payload) if decision in DEPARTURES else 0,
+        bytes=len(payload) if decision in (*DEPARTURES, "descriptor") else 0,
         sha256=sha256_hex(payload) if payload else "",
         images=terms.images if terms else len(site.images),
         patients=site.patients,

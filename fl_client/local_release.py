@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fl_client.descriptor_gate import may_leave, sign_descriptor
 from fl_client.gate import Gate
 from fl_client.policy import Policy
 from fl_client.privacy_words import share_spent, too_loud
 from fl_client.release import describe, make_release
 from fl_client.site import Site
+from protocol.descriptor_files import to_bytes
+from protocol.descriptor_records import Sent
+from protocol.descriptors import Kind
+from protocol.files import sha256_hex
 from protocol.keys import Signer
 from protocol.privacy import AskedTerms
 from protocol.spec import Spec
@@ -83,3 +88,45 @@ def release_private(
     warning = f".{loud}" if loud else ""
     facts = {"seconds": seconds, "privacy": privacy.model_dump(mode="json")}
     return Released(kept.payload, kept.envelope, kept.terms, line, facts, warning)
+
+
+def check_descriptors(
+    site: Site, spec: Spec, policy: Policy, kinds: Sequence[Kind], *, private: bool
+) -> None:
+    """Refuse, before any work, what `release_descriptors` would refuse to let go.
+
+    Raises
+    ------
+    PolicyError
+        See `fl_client.descriptor_gate.may_leave`.
+    """
+    asked = AskedTerms(mode="private" if private else "plain")
+    for kind in kinds:
+        may_leave(policy, kind, spec, site, asked, simulated=False)
+
+
+def release_descriptors(
+    site: Site,
+    spec: Spec,
+    policy: Policy,
+    signer: Signer,
+    device: str,
+    kinds: Sequence[Kind],
+    fingerprint: bytes,
+) -> dict[Kind, Sent]:
+    """Compute and sign descriptors that go with a plain fingerprint, the bytes of its file.
+
+    Raises
+    ------
+    PolicyError, DataError
+        If the policy refuses, or an image cannot be read.
+    """
+    from fl_client.describe import describe as describe_task
+
+    check_descriptors(site, spec, policy, kinds, private=False)
+    goes_with, made = sha256_hex(fingerprint), {}
+    for kind in kinds:
+        payload = to_bytes(describe_task(site, spec, kind, device or None))
+        envelope = sign_descriptor(site, kind, payload, goes_with, spec, policy, signer)
+        made[kind] = Sent(payload, envelope)
+    return made

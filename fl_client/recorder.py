@@ -51,6 +51,14 @@ class Recorder:
         elif self.keeps and not any(History(self.site.state).read(run, trial)):
             History(self.site.state).add(made.model_copy(update={"sha256": trial}))
 
+    def descriptor(self, spec: Spec, run: str, kind: str, payload: bytes) -> None:
+        """Record that a descriptor leaves, each time that it does."""
+        if self.keeps:
+            made = make_entry(
+                self.site, spec, self.policy, "descriptor", run=run, arm=kind, payload=payload
+            )
+            History(self.site.state).add(made)
+
     def plan(self, released: Entry, sha256: str) -> None:
         """Record that the site accepted a plan for what it released in a run."""
         if self.keeps:

@@ -67,6 +67,12 @@ training = true
 # false: the site trains with the architecture, augmentation and start of the run itself only. It
 #        tries no others for its group, and accepts no plan that its coordinator signs.
 plans = true
+
+# What may leave beside fingerprints without noise, for measures that need more than histograms:
+# "moments" (mean and covariance of the features), "class-moments" (of each class) and "fisher"
+# (how a network's filters react to the task). None of them has noise, and nobody sees them before.
+# They leave only where release = "plain" and automatic = true.
+descriptors = []
 """
 
 
