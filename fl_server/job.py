@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from fl_server.closing import show_closed
 from fl_server.coordinator import Coordinator, open_coordinator
 from fl_server.decisions import Decision, decide_as
+from fl_server.descriptors import collect_descriptors
 from fl_server.exchange import Begun, Exchange, Patience, exchange_fingerprints
 from fl_server.late import join_at_the_end
 from fl_server.outcome_records import experiments_of, write_experiments
@@ -90,6 +91,7 @@ def _run_once(
 ) -> Exchange:
     """Do the job from where it is to its end."""
     exchange = _exchange(grid, settings, state, coordinator)
+    collect_descriptors(grid, settings, state, exchange)
     decision = _decide(state.folder, exchange, settings)
     _show_log(grid, settings, state, exchange)
     outcomes = train_arms(grid, settings, state, exchange, decision, coordinator)
