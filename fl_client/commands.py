@@ -107,7 +107,9 @@ def fingerprint(
     release = release_private if private else release_plain
     options = {"batch_size": batch_size, "workers": workers or None, "progress": True}
     made = release(site, chosen, policy, signing, device, options)
-    sent = release_descriptors(site, chosen, policy, signing, device, kinds, made.payload)
+    sent = release_descriptors(
+        site, chosen, policy, signing, device, kinds, made.payload, private=private
+    )
     files = {
         f"descriptors/{site.name}.{kind}.{ending}": data
         for kind, each in sent.items()

@@ -6,17 +6,15 @@ at all. Raw features go only where all sites are one machine, whatever a policy 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
-from fl_client.describe import FISHER_IMAGES, describe
+from fl_client.descriptor_making import Described, describe_plain, describe_private
 from fl_client.gate import Gate
 from fl_client.history import reason_of
 from fl_client.offer import is_private
 from fl_client.policy import Policy, gate
 from fl_client.site import Site
 from fl_client.turns import turn
-from protocol.descriptor_files import to_bytes
 from protocol.descriptor_records import DescriptorsReply, DescriptorsRequest, Sent
 from protocol.descriptor_statement import DescriptorRelease, descriptor_statement
 from protocol.descriptors import Kind
@@ -62,13 +60,21 @@ class DescriptorGate:
             may_leave(own.policy, kind, spec, own.site, asked.terms, simulated=self.simulated)
             own.require_not_denied(spec)
             fingerprint = self._fingerprint(spec)
-            with turn(own.site.state) if own.keeps else nullcontext():
-                payload = to_bytes(describe(own.site, spec, kind, own.device))
+            with turn(own.site.state):
+                made = self._made(asked, kind)
             envelope = sign_descriptor(
-                own.site, kind, payload, fingerprint, spec, own.policy, own.find_signer()
+                own.site, kind, made, fingerprint, spec, own.policy, own.find_signer()
             )
-            own.recorder.descriptor(spec, asked.run, kind, payload)
-        return Sent(payload, envelope)
+            own.recorder.descriptor(spec, asked.run, kind, made)
+        return Sent(made.payload, envelope)
+
+    def _made(self, asked: DescriptorsRequest, kind: Kind) -> Described:
+        own = self.gate
+        if is_private(own.policy, asked.terms):
+            return describe_private(
+                own.site, asked.spec, own.policy, asked.terms, own.device, asked.run
+            )
+        return describe_plain(own.site, asked.spec, kind, own.device)
 
     def _fingerprint(self, spec: Spec) -> str:
         """Return the digest of the fingerprint that a descriptor goes with."""
@@ -110,6 +116,7 @@ def may_leave(
         With reason ``features-stay``, ``descriptors-not-allowed``, ``no-noise``,
         ``not-previewed``, ``small-class``, or one of the gate's.
     """
+    private = is_private(policy, asked)
     refusals = (
         (
             kind == "features" and not simulated,
@@ -122,7 +129,7 @@ def may_leave(
             f'{kind} of site {site.name} may not leave: descriptors = ["{kind}"] would permit it',
         ),
         (
-            is_private(policy, asked),
+            private and kind != "moments",
             "no-noise",
             f"{kind} of site {site.name} stay, for they have no noise and its fingerprints have: "
             'a release = "plain" on both sides would permit them',
@@ -143,7 +150,7 @@ def may_leave(
     for refused, reason, message in refusals:
         if refused:
             raise PolicyError(f"{policy.name}: {message}", reason)
-    gate(policy, spec, site, approved=True)
+    gate(policy, spec, site, private=private, approved=True)
 
 
 def _smallest_class(site: Site) -> int:
@@ -153,26 +160,28 @@ def _smallest_class(site: Site) -> int:
 def sign_descriptor(
     site: Site,
     kind: Kind,
-    payload: bytes,
+    made: Described,
     fingerprint: str,
     spec: Spec,
     policy: Policy,
     signer: Signer,
 ) -> bytes:
-    """Return the signed statement over exactly these bytes of a descriptor.
+    """Return the signed statement over exactly the bytes of a descriptor.
 
     `fingerprint` is the SHA-256 of the released fingerprint that it goes with.
     """
-    images, now = len(site.images), utc_now()
+    now = utc_now()
     release = DescriptorRelease(
         site=site.name,
         spec_digest=spec.digest,
         spec_name=spec.name,
         kind=kind,
-        images=min(images, FISHER_IMAGES) if kind == "fisher" else images,
+        images=made.images,
         fingerprint=fingerprint,
+        contribution_cap=made.cap,
+        privacy=made.privacy,
         policy_digest=policy.digest,
         issued=now,
         expires=now + RELEASE_VALIDITY,
     )
-    return sign(descriptor_statement(payload, release), signer)
+    return sign(descriptor_statement(made.payload, release), signer)

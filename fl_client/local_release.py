@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fl_client.descriptor_gate import may_leave, sign_descriptor
+from fl_client.descriptor_making import describe_plain, describe_private
 from fl_client.gate import Gate
 from fl_client.policy import Policy
 from fl_client.privacy_words import share_spent, too_loud
+from fl_client.recorder import Recorder
 from fl_client.release import describe, make_release
 from fl_client.site import Site
-from protocol.descriptor_files import to_bytes
+from fl_client.turns import turn
 from protocol.descriptor_records import Sent
 from protocol.descriptors import Kind
 from protocol.files import sha256_hex
@@ -74,7 +76,7 @@ def release_private(
     Parameters and errors are those of `release_plain`, and the gate's refusals.
     """
     gate = Gate(site, policy, lambda: signer, device=device or None, options=options)
-    asked = AskedTerms(mode="private", epsilon=policy.epsilon, delta=policy.delta)
+    asked = _asked(policy)
     started = time.monotonic()
     kept = gate.release(spec, asked)
     seconds, privacy = time.monotonic() - started, kept.terms.privacy
@@ -100,7 +102,7 @@ def check_descriptors(
     PolicyError
         See `fl_client.descriptor_gate.may_leave`.
     """
-    asked = AskedTerms(mode="private" if private else "plain")
+    asked = _asked(policy) if private else AskedTerms()
     for kind in kinds:
         may_leave(policy, kind, spec, site, asked, simulated=False)
 
@@ -113,20 +115,29 @@ def release_descriptors(
     device: str,
     kinds: Sequence[Kind],
     fingerprint: bytes,
+    *,
+    private: bool = False,
 ) -> dict[Kind, Sent]:
-    """Compute and sign descriptors that go with a plain fingerprint, the bytes of its file.
+    """Compute and sign descriptors that go with a fingerprint, the bytes of its file.
 
     Raises
     ------
     PolicyError, DataError
         If the policy refuses, or an image cannot be read.
     """
-    from fl_client.describe import describe as describe_task
-
-    check_descriptors(site, spec, policy, kinds, private=False)
-    goes_with, made = sha256_hex(fingerprint), {}
+    check_descriptors(site, spec, policy, kinds, private=private)
+    goes_with, made = sha256_hex(fingerprint), dict[Kind, Sent]()
     for kind in kinds:
-        payload = to_bytes(describe_task(site, spec, kind, device or None))
-        envelope = sign_descriptor(site, kind, payload, goes_with, spec, policy, signer)
-        made[kind] = Sent(payload, envelope)
+        if private:
+            with turn(site.state):
+                each = describe_private(site, spec, policy, _asked(policy), device or None)
+        else:
+            each = describe_plain(site, spec, kind, device or None)
+        envelope = sign_descriptor(site, kind, each, goes_with, spec, policy, signer)
+        Recorder(site, policy, keeps=private).descriptor(spec, "", kind, each)
+        made[kind] = Sent(each.payload, envelope)
     return made
+
+
+def _asked(policy: Policy) -> AskedTerms:
+    return AskedTerms(mode="private", epsilon=policy.epsilon, delta=policy.delta)

@@ -70,8 +70,9 @@ plans = true
 
 # What may leave beside fingerprints without noise, for measures that need more than histograms:
 # "moments" (mean and covariance of the features), "class-moments" (of each class) and "fisher"
-# (how a network's filters react to the task). None of them has noise, and nobody sees them before.
-# They leave only where release = "plain" and automatic = true.
+# (how a network's filters react to the task). Where releases are private only moments leave, with
+# noise that is paid for out of the same budget. Nobody sees any of them before: they leave only
+# where automatic = true.
 descriptors = []
 """
 

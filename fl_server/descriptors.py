@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from fl_server.asking import Problem
 from fl_server.descriptor_folder import ENDINGS, FOLDER, file_name
 from fl_server.exchange import Exchange
+from fl_server.privacy import require_privacy
 from fl_server.received import Release
 from fl_server.runstate import RunState
 from fl_server.settings import RunSettings
@@ -171,7 +172,9 @@ def _verified(sent: Sent, kind: Kind, release: Release, exchange: Exchange) -> V
             raise UnknownKey(f"the {kind} of {site} are signed with another key than its release")
         return exchange.store.key_for(key, site, now)
 
-    return verify_descriptor(*sent, kind, release.verified, exchange.spec, find, now)
+    found = verify_descriptor(*sent, kind, release.verified, exchange.spec, find, now)
+    require_privacy(f"what {site} sent as {kind}", found.release.privacy, exchange.terms)
+    return found
 
 
 def _same_network(found: Collected) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fl_server.descriptor_folder import ENDINGS, FOLDER, file_name
+from fl_server.privacy import require_privacy
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from protocol.descriptor_statement import ENVELOPE_LIMIT, largest, verify_descriptor
 from protocol.descriptors import KINDS, Kind
@@ -72,4 +73,6 @@ def _check_one(
             raise UnknownKey(f"the {kind} of {site} are signed with another key than its release")
         return public_key(keys[key].public_key_pem)
 
-    verify_descriptor(payload, envelope, kind, release, evidence.spec, find)
+    found = verify_descriptor(payload, envelope, kind, release, evidence.spec, find)
+    what = f"what {site} sent as {kind}"
+    require_privacy(what, found.release.privacy, evidence.settings.terms)

@@ -151,11 +151,11 @@ REFUSED = [
         "fisher of site north stay, for they have no noise and its fingerprints have",
     ),
     (
-        "moments",
+        "class-moments",
         PERMITTING.replace("plain", "private"),
         None,
         "no-noise",
-        "moments of site north stay, for they have no noise",
+        "class-moments of site north stay, for they have no noise",
     ),
     (
         "moments",

@@ -183,9 +183,9 @@ def test_another_key_is_refused(site: Site) -> None:
             rf"^the fisher of north are of {IMAGES + 1} images, it has {IMAGES}$",
         ),
         (
-            {"privacy": Privacy(mode="private", rho=1, sigma=1)},
+            {"privacy": Privacy(mode="private", rho=1, sigma=1), "contribution_cap": 1},
             BadPrivacy,
-            "^the fisher of north go with a private fingerprint",
+            "^the fisher of north state noise, which only moments have$",
         ),
     ],
 )
