@@ -58,9 +58,10 @@ class Policy(BaseModel):
         Whether it also trains with other architectures, augmentation and starting weights than the
         run's own: in trials, and as a plan that its coordinator signed says.
     descriptors : list of str
-        Kinds of descriptors that may leave beside a fingerprint without noise, for measures that
-        need more than histograms: ``moments``, ``class-moments``, ``fisher``. Raw ``features``
-        never leave, but where all sites are simulated on one machine.
+        Kinds of descriptors that may leave beside a fingerprint, for measures that need more than
+        histograms: ``moments``, ``class-moments``, ``fisher``. Where releases are private, only
+        moments do, with noise of their own. Raw ``features`` never leave, but where all sites are
+        simulated on one machine.
     release : {"private", "plain"}
         The least protection that a fingerprint leaves with: noise always, or noise where the
         coordinator asks for it.

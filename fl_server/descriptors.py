@@ -5,18 +5,21 @@ Whatever one site refuses or gets wrong costs that descriptor of that site, and 
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flwr.app import MessageType, RecordDict
+from flwr.app import ConfigRecord, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl_server.asking import Problem
 from fl_server.descriptor_folder import ENDINGS, FOLDER, file_name
 from fl_server.exchange import Exchange
+from fl_server.journal import Journal
 from fl_server.privacy import require_privacy
 from fl_server.received import Release
 from fl_server.runstate import RunState
@@ -38,7 +41,7 @@ from protocol.statement import utc_now
 
 log = logging.getLogger("fedprint")
 
-STEP = "descriptors"
+STEP, CLOSED = "descriptors", "descriptors-closed"
 
 
 @dataclass
@@ -102,13 +105,14 @@ def collect_descriptors(
     dict
         By site and kind.
     """
-    found = Collected()
+    found, started = Collected(), time.monotonic()
     if settings.kinds and exchange.releases:
         log.info("asking for descriptors: %s", ", ".join(settings.kinds))
         answers = _ask(grid, settings, state, exchange)
         for site, answer in answers.items():
             _take(found, site, answer, settings.kinds, exchange)
         _same_network(found)
+        exchange.seconds[STEP] = time.monotonic() - started
     _enter(found, exchange)
     _write(state.folder, found)
     return found.descriptors
@@ -130,8 +134,27 @@ def _ask(
     def check(answer: RecordDict) -> RecordDict:
         return to_descriptors(from_descriptors(answer, limits))  # nothing else is kept
 
-    contents = dict.fromkeys(sites, content)
-    return steps.ask(STEP, f"{MessageType.QUERY}.descriptors", contents, grid, check)
+    closed = _closed(steps.journal)
+    contents = {site: content for site in sites if site not in closed}
+    answers = steps.ask(STEP, f"{MessageType.QUERY}.descriptors", contents, grid, check)
+    _close(steps.journal, closed | {s: a for s, a in answers.items() if isinstance(a, Problem)})
+    return {site: closed[site] if site in closed else answers[site] for site in sites}
+
+
+def _closed(journal: Journal | None) -> dict[str, Problem]:
+    """Return who did not answer before the run was interrupted, once all had been waited for.
+
+    They are not asked again: what was decided without them, and logged, stays as it is.
+    """
+    kept = journal.recall(CLOSED, "all") if journal else None
+    said = json.loads(str(kept.config_records[CLOSED]["json"])) if kept else {}
+    return {site: Problem(*why) for site, why in said.items()}
+
+
+def _close(journal: Journal | None, problems: Mapping[str, Problem]) -> None:
+    if journal:
+        said = json.dumps({site: [why.reason, str(why)] for site, why in problems.items()})
+        journal.keep(CLOSED, "all", RecordDict({CLOSED: ConfigRecord({"json": said})}))
 
 
 def _take(

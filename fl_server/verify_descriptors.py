@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fl_server.descriptor_folder import ENDINGS, FOLDER, file_name
@@ -26,6 +26,9 @@ def check_descriptors(evidence: Evidence) -> Iterator[Finding]:
     for path in sorted((evidence.run / FOLDER).glob("*")):
         if path.name not in named:
             yield Finding(f"{FOLDER}/{path.name}", "is a descriptor that the log does not name")
+    kinds = [str(entry["kind"]) for entry in evidence.entries]
+    if "descriptor" in kinds and "groups" not in kinds[_last(kinds, "descriptor") :]:
+        yield Finding("log", "has descriptors that came after the groups")
     for (site, kind), entry in logged.items():
         if kind not in evidence.settings.kinds:
             yield Finding("log", f"has {kind} of {site}, which the run did not ask for")
@@ -35,6 +38,10 @@ def check_descriptors(evidence: Evidence) -> Iterator[Finding]:
             yield error.finding
         except FedprintError as error:
             yield Finding(f"{FOLDER}/{site}.{kind}", f"{getattr(error, 'reason', '')}: {error}")
+
+
+def _last(kinds: Sequence[str], kind: str) -> int:
+    return len(kinds) - 1 - kinds[::-1].index(kind)
 
 
 def _logged(evidence: Evidence) -> dict[tuple[str, Kind], Mapping[str, Any]]:

@@ -237,6 +237,16 @@ def test_interrupted_run_asks_only_who_has_not_answered(state: RunState) -> None
     assert len(entered) == 4
 
 
+def test_who_was_waited_for_in_vain_is_not_asked_again(state: RunState) -> None:
+    late = RefusingAll("late")
+    grid, exchange = exchanged(late, Describing("north"))
+    assert sorted(collect_descriptors(grid, SETTINGS, state, exchange)) == ["north"]
+    late.__class__ = Describing  # by now it would answer, but it was decided without it
+    assert sorted(collect_descriptors(grid, SETTINGS, state, exchange)) == ["north"]
+    assert late.asked == 1
+    assert [e["kind"] for e in exchange.log.entries].count("no descriptor") == 2
+
+
 def test_what_nobody_needs_is_not_asked_for(state: RunState) -> None:
     site = Describing("north")
     grid, exchange = exchanged(site, Describing("south"))
