@@ -56,6 +56,8 @@ class Policy(BaseModel):
     plans : bool
         Whether it also trains with other architectures, augmentation and starting weights than the
         run's own: in trials, and as a plan that its coordinator signed says.
+    scores : bool
+        Whether it also tells how well models of other sites fit its training images.
     release : {"private", "plain"}
         The least protection that a fingerprint leaves with: noise always, or noise where the
         coordinator asks for it.
@@ -81,6 +83,7 @@ class Policy(BaseModel):
     approved: list[str] = []
     training: StrictBool = True
     plans: StrictBool = True
+    scores: StrictBool = True
     release: Literal["private", "plain"] = "private"
     epsilon: float = Field(default=EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
     delta: float = Field(default=DELTA, ge=LEAST_DELTA, le=MOST_DELTA)

@@ -67,6 +67,10 @@ training = true
 # false: the site trains with the architecture, augmentation and start of the run itself only. It
 #        tries no others for its group, and accepts no plan that its coordinator signs.
 plans = true
+
+# false: the site does not score models of other sites. Scores say how well such a model fits the
+#        site's training images: a few numbers a model, without noise, and no image leaves.
+scores = true
 """
 
 

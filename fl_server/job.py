@@ -20,6 +20,7 @@ from fl_server.report import write_report
 from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
 from fl_server.runstate import RunState, run_state
 from fl_server.scores import ArmOutcome
+from fl_server.scoring import collect_scores, require_scorable
 from fl_server.settings import RunSettings
 from fl_server.suspects import note_suspicions
 from fl_server.train_arms import Revoked, train_arms
@@ -60,12 +61,13 @@ def run(
     Raises
     ------
     ConfigError
-        If the pool cannot be used.
+        If the pool cannot be used, or models shall be scored that nobody trains.
     FedprintError
         If fewer sites than the quorum pass verification.
     """
     out = Path(settings.out)
     check_pool(settings)
+    require_scorable(settings)
     with run_state(out, settings, name) as state:
         if state.resumed:
             log.info("resuming run %s in %s", state.run, out)
@@ -90,6 +92,7 @@ def _run_once(
 ) -> Exchange:
     """Do the job from where it is to its end."""
     exchange = _exchange(grid, settings, state, coordinator)
+    scores = collect_scores(grid, settings, state, exchange, coordinator)
     decision = _decide(state.folder, exchange, settings)
     _show_log(grid, settings, state, exchange)
     outcomes = train_arms(grid, settings, state, exchange, decision, coordinator)

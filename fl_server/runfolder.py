@@ -32,6 +32,7 @@ RUN_FILES = (
     "trust.dsse.json",
     "coordinator.pub.pem",
     "fingerprints",
+    "scores",
     "ledger.json",
     "distances.csv",
     "groups.json",

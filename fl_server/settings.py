@@ -69,6 +69,9 @@ class RunSettings(BaseModel):
         What to fingerprint with; empty is replaced by the spec made for such releases.
     groups : str
         What counts as alike: the ``task``, whatever the images' look, or the ``data``.
+    scores : bool
+        Have every site score the models that the others trained alone on its own training images,
+        those whose task cards let weights travel. A measure of such scores turns it on by itself.
     suspects : str
         ``warn`` of fingerprints that cannot be honest, or ``leave-out`` their sites.
     server_dir : str
@@ -100,6 +103,7 @@ class RunSettings(BaseModel):
     groups: Literal["task", "data"] = "task"
     suspects: Literal["warn", "leave-out"] = "warn"
     measure: str = "bkld-large-unweighted"
+    scores: bool = False
     strategy: str = "fedavg"
     recipe: Literal["adapter", "fine-tune"] = "adapter"
     arms: tuple[Arm, ...] = COMPARED
@@ -187,6 +191,7 @@ class RunSettings(BaseModel):
     def decisive(self) -> dict[str, Any]:
         """All that results depend on, but the spec, which is known by its digest."""
         unused = () if "planned" in self.arms else OF_PLANS
+        unused += () if self.scores else ("scores",)
         return self.model_dump(mode="json", exclude={*FREE, *unused, "spec"})
 
     @classmethod
