@@ -15,13 +15,22 @@ from strategies.measures.base import (
     stack,
 )
 from strategies.measures.bkld import LargeSource, LargeUnweighted, SmallTarget
+from strategies.measures.label_transport import OtceOfClasses, OtceOfImages
+from strategies.measures.model_scores import HScore, HScoreShrunk, Leep, LogMe, Nce
 
 __all__ = [
     "Direction",
+    "HScore",
+    "HScoreShrunk",
     "LargeSource",
     "LargeUnweighted",
+    "Leep",
+    "LogMe",
     "Measure",
+    "Nce",
     "Need",
+    "OtceOfClasses",
+    "OtceOfImages",
     "PrivacyClass",
     "SmallTarget",
     "Task",
