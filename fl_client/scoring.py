@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from fl_client.learner import Learner
 from fl_client.start import require_arrays
-from protocol.errors import BadShape, DigestMismatch, FedprintError
+from protocol.errors import BadShape, DigestMismatch, FedprintError, NotFinite
 from protocol.scores import ModelScores
 from protocol.sharing import BODY, HEAD, Arrays
 from protocol.weights import body_of, weights_sha256
@@ -101,6 +101,11 @@ def outputs(learner: Learner, model: Arrays) -> tuple[NDArray[np.float64], NDArr
         Of the model's body.
     probabilities : ndarray of float64, shape [n, classes]
         Of the model's own classes, in the order of their arrays' names.
+
+    Raises
+    ------
+    NotFinite
+        If finite weights give what is not finite.
     """
     body, _ = learner.network()
     state = {name.removeprefix(BODY): torch.from_numpy(a) for name, a in body_of(model).items()}
@@ -111,5 +116,7 @@ def outputs(learner: Learner, model: Arrays) -> tuple[NDArray[np.float64], NDArr
         batches = [body(x.to(learner.device)).cpu() for x, _ in DataLoader(images, _BATCH)]
     embeddings = torch.cat(batches).double().numpy()  # [n, h]
     rows = np.stack([model[name] for name in sorted(model) if name.startswith(HEAD)])  # [c, h + 1]
+    if not np.isfinite(embeddings).all():
+        raise NotFinite("the model's embeddings of the site's images are not finite")
     logits = embeddings @ rows[:, :-1].T.astype(np.float64) + rows[:, -1]  # [n, c]
     return embeddings, softmax(logits, axis=1)

@@ -98,7 +98,9 @@ class Asking:
                     self._lost(site, error)
         return signed
 
-    def _send(self, nonces: Mapping[str, str], part: Mapping[str, ArrayRecord]) -> dict[str, Answer]:
+    def _send(
+        self, nonces: Mapping[str, str], part: Mapping[str, ArrayRecord]
+    ) -> dict[str, Answer]:
         candidates = [Candidate(source=s, sha256=digest) for s, digest in self.digests.items()]
         config = ConfigRecord(self.course.order().to_config())
         contents = {s: to_score_request(nonce, candidates, part) for s, nonce in nonces.items()}

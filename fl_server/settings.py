@@ -190,8 +190,10 @@ class RunSettings(BaseModel):
     @property
     def decisive(self) -> dict[str, Any]:
         """All that results depend on, but the spec, which is known by its digest."""
-        unused = () if "planned" in self.arms else OF_PLANS
-        unused += () if self.scores else ("scores",)
+        unused = {
+            *(() if "planned" in self.arms else OF_PLANS),
+            *(() if self.scores else ("scores",)),
+        }
         return self.model_dump(mode="json", exclude={*FREE, *unused, "spec"})
 
     @classmethod

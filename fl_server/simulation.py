@@ -14,8 +14,8 @@ import typer
 
 from fl_server.engine import app_files, check_engine, simulate
 from fl_server.pool_after import check_pool, located
-from fl_server.scoring import require_scorable
 from fl_server.runfolder import RUN_FILES
+from fl_server.scoring import require_scorable
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, DataError
 from protocol.files import atomic_write
