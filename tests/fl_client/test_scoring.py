@@ -18,6 +18,7 @@ from scipy.special import softmax
 from fl_client import client_app
 from fl_client.history import History
 from fl_client.learner import Learner
+from fl_client.node import _read_site
 from fl_client.scoring import outputs, require_model, score
 from fl_client.site import read_site
 from protocol.envelope import own_key
@@ -248,7 +249,8 @@ def test_changed_images_are_scored_anew(folder: Path, spec: Spec) -> None:
     write_classes(folder / "more", {"heart": 9}, seed=77)
     (folder / "more" / "heart").rename(folder / "heart")
     (folder / "more").rmdir()
-    client_app._learners.clear()  # a deployment's messages are processes of their own
+    _read_site.cache_clear()  # a deployment's messages are processes of their own
+    client_app._learners.clear()
     after = opened(ask_scores(folder, spec, request(content)), release, spec)
     assert after.images > before.images
     assert after.models["south"].values != before.models["south"].values
