@@ -92,7 +92,7 @@ def _run_once(
 ) -> Exchange:
     """Do the job from where it is to its end."""
     exchange = _exchange(grid, settings, state, coordinator)
-    scores = collect_scores(grid, settings, state, exchange, coordinator)
+    collect_scores(grid, settings, state, exchange, coordinator)
     decision = _decide(state.folder, exchange, settings)
     _show_log(grid, settings, state, exchange)
     outcomes = train_arms(grid, settings, state, exchange, decision, coordinator)

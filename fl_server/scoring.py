@@ -28,19 +28,13 @@ from fl_server.train_arms import check_trust
 from protocol.errors import ConfigError, FedprintError
 from protocol.sharing import Arrays
 from protocol.taskcard import class_keys
-from strategies.measures import get
 from strategies.suspicion import suspicions
 
-__all__ = ["collect_scores", "require_scorable", "wants_scores"]
+__all__ = ["collect_scores", "require_scorable"]
 
 log = logging.getLogger("fedprint")
 
 NOBODY_SHARES = "no task card says shares_weights = true"
-
-
-def wants_scores(settings: RunSettings) -> bool:
-    """Tell whether a run has models scored: asked for, or needed by its measure."""
-    return settings.scores or "scores" in get(settings.measure).needs
 
 
 def require_scorable(settings: RunSettings) -> None:
@@ -51,7 +45,7 @@ def require_scorable(settings: RunSettings) -> None:
     ConfigError
         If the run trains nothing.
     """
-    if wants_scores(settings) and not settings.arms:
+    if settings.wants_scores and not settings.arms:
         why = "scores=true" if settings.scores else f"measure={settings.measure}"
         raise ConfigError(
             f"run-config {why} scores the models that sites train alone, and this run trains "
@@ -75,7 +69,7 @@ def collect_scores(
     Revoked
         If a site's key is not good any more.
     """
-    if not wants_scores(settings):
+    if not settings.wants_scores:
         return {}
     members = _unsuspected(exchange, settings)
     if coordinator is not None:

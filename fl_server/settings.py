@@ -18,6 +18,7 @@ from protocol.privacy import (
     MOST_EPSILON,
     AskedTerms,
 )
+from strategies.measures import get
 
 Arm = Literal["alone", "together", "random", "grouped", "planned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -186,6 +187,17 @@ class RunSettings(BaseModel):
         """What sites are asked to release under."""
         mode: Literal["plain", "private"] = "private" if self.release == "private" else "plain"
         return AskedTerms(mode=mode, epsilon=self.epsilon, delta=self.delta)
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether models are scored: it was asked for, or the measure needs it.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such measure.
+        """
+        return self.scores or "scores" in get(self.measure).needs
 
     @property
     def decisive(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fl_server.score_folder import ENDING, FOLDER
-from fl_server.scoring import wants_scores
 from fl_server.verify_evidence import Evidence, Finding
 from protocol.errors import FedprintError, UnknownKey
 from protocol.files import sha256_hex
@@ -21,7 +20,7 @@ def check_signed_scores(evidence: Evidence) -> Iterator[Finding]:
         for e in evidence.entries
         if e["kind"] == "scores" and e.get("site") in evidence.members
     }
-    if there and not wants_scores(evidence.settings):
+    if there and not evidence.settings.wants_scores:
         yield Finding(FOLDER, "was added: the run had no models scored")
         return
     named = {f"{site}{ENDING}": site for site in logged}
