@@ -206,7 +206,8 @@ def _weights(card: TaskCard) -> str:
         )
     return (
         "weights trained on these images may be handed on to other groups and later runs, where "
-        "all sites that trained them agree (site.toml: shares_weights = true)"
+        "all sites that trained them agree, and to sites that score them (site.toml: "
+        "shares_weights = true)"
     )
 
 
