@@ -19,6 +19,7 @@ from fl_server.pool_after import add_to_pool, check_pool
 from fl_server.report import write_report
 from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
 from fl_server.runstate import RunState, run_state
+from fl_server.score_folder import ByTarget
 from fl_server.scores import ArmOutcome
 from fl_server.scoring import collect_scores, require_scorable
 from fl_server.settings import RunSettings
@@ -93,8 +94,8 @@ def _run_once(
 ) -> Exchange:
     """Do the job from where it is to its end."""
     exchange = _exchange(grid, settings, state, coordinator)
-    collect_scores(grid, settings, state, exchange, coordinator)
-    decision = _decide(state.folder, exchange, settings)
+    scores = collect_scores(grid, settings, state, exchange, coordinator)
+    decision = _decide(state.folder, exchange, settings, scores)
     _show_log(grid, settings, state, exchange)
     outcomes = train_arms(grid, settings, state, exchange, decision, coordinator)
     _finish(state.folder, settings, state, exchange, decision, outcomes)
@@ -145,8 +146,8 @@ def _exchange(
     return exchange
 
 
-def _decide(out: Path, exchange: Exchange, settings: RunSettings) -> Decision:
-    decision = decide_as(settings, tasks_of(exchange))
+def _decide(out: Path, exchange: Exchange, settings: RunSettings, scores: ByTarget) -> Decision:
+    decision = decide_as(settings, tasks_of(exchange, scores=scores))
     note_suspicions(exchange, decision.suspicions, decision.left_out)
     write_exchange(out, exchange)
     atomic_write(out / "distances.csv", distances_csv(decision.names, decision.distances))

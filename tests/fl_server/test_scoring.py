@@ -13,6 +13,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 
 from fl_server import collector
 from fl_server.progress import read_status
+from fl_server.report_data import read_distances
 from fl_server.runfolder import CHECKPOINT
 from fl_server.score_asking import parts
 from fl_server.score_folder import read_scores
@@ -20,7 +21,7 @@ from fl_server.settings import RunSettings
 from fl_server.tasks import tasks_of_folder
 from fl_server.verify_evidence import Evidence
 from fl_server.verify_run import verify_run
-from protocol.errors import ConfigError, DigestMismatch, UnknownKey
+from protocol.errors import ConfigError, DigestMismatch, FedprintError, UnknownKey
 from protocol.keys import generate_node_key
 from protocol.sharing import BODY, HIDDEN, initial_rows
 from protocol.verify import read_fingerprints
@@ -237,7 +238,7 @@ def test_a_big_federation_sends_its_models_in_several_messages(
 def test_killed_after_any_message_it_ends_alike(deployed: Deployed) -> None:
     deployed.go(scores=True)
     metrics, messages = deployed.read("metrics.json"), len(deployed.sent)
-    for lives in range(4, messages, 4):
+    for lives in range(4, messages, 7):
         shutil.rmtree(deployed.out)
         deployed.sent, deployed.lives = [], lives
         with pytest.raises(Killed):
@@ -347,3 +348,53 @@ def test_scores_go_with_one_fingerprint(deployed: Deployed) -> None:
     with pytest.raises(DigestMismatch, match=r"^the scores of site-0-0 go with another release"):
         read_scores(deployed.out, by_site)
     assert SPEC.digest
+
+
+def distances(deployed: Deployed) -> dict[str, dict[str, float]]:
+    """Return distances.csv by target and source."""
+    names, values = read_distances(deployed.out / "distances.csv")
+    by_target = zip(names, values.T.tolist(), strict=True)
+    return {target: dict(zip(names, column, strict=True)) for target, column in by_target}
+
+
+def test_a_run_decides_by_the_scores(deployed: Deployed) -> None:
+    deployed.go(measure="logme")
+    found = distances(deployed)
+    assert found == {t: {s: -v for s, v in by["logme"].items()} for t, by in EXPECTED.items()}
+    nearest = deployed.read("groups.json")["sites"]["site-0-0"]["partners"][0]["site"]
+    assert nearest == "site-0-1"
+    assert deployed.is_whole()
+    assert deployed.groups() == [["site-0-0", "site-0-1"], ["site-1-0", "site-1-1"], ["site-2-0"]]
+
+
+def test_what_was_not_scored_is_unknown(deployed: Deployed) -> None:
+    site_of(deployed, "site-0-0").shares = False
+    refuse_scores(site_of(deployed, "site-2-0"))
+    deployed.go(measure="logme")
+    found = distances(deployed)
+    unknown = {(s, t) for t, by in found.items() for s, value in by.items() if np.isnan(value)}
+    assert unknown == {
+        (s, t) for s in MEMBERS for t in MEMBERS if s == "site-0-0" or t == "site-2-0"
+    }
+    assert deployed.is_whole()
+    said = deployed.read("groups.json")["sites"]["site-2-0"]["warnings"]
+    assert said == ["Released no scores, which measure logme needs."]
+
+
+def test_a_measure_of_scores_needs_one_at_least(deployed: Deployed) -> None:
+    for name in MEMBERS:
+        site_of(deployed, name).shares = False
+    with pytest.raises(FedprintError) as caught:
+        deployed.go(measure="logme")
+    assert str(caught.value) == (
+        "measure logme needs scores of models, and there is none: no task card says "
+        "shares_weights = true"
+    )
+
+
+def test_who_lies_about_scores_is_found_by_verify(deployed: Deployed) -> None:
+    deployed.go(measure="logme")
+    path = deployed.out / "distances.csv"
+    text = path.read_text()
+    path.write_text(text.replace("-1.051", "-1.053", 1))
+    assert any(where == "distances.csv" and "the" in what for where, what in findings(deployed))
