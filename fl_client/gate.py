@@ -120,20 +120,52 @@ class Gate:
             in `fl_client.trial_limit.require_trial_left`.
         """
         with self.recorder.refusals(spec, run, arm):
-            private = self.policy.release == "private"
-            gate(self.policy, spec, self.site, private=private, approved=True)
-            self._require_training()
+            self._require_allowed(spec)
             if planned:
                 self.require_plans()
             if trial:
                 require_trial_left(self.site, run, trial)
-            self.require_not_denied(spec)
-            if self.policy.waits(spec):
-                kept = self.kept(spec)
-                if kept is None or not kept.holds(utc_now()):
-                    self._wait(spec, run)
+            self._require_approved(spec, run)
             yield
         self.recorder.training(spec, run, arm, trial)
+
+    @contextmanager
+    def judging(self, spec: Spec, run: str, what: str) -> Iterator[None]:
+        """Let a question for the site's model, or for scores of others' models, pass, or refuse it.
+
+        What is refused within is recorded, too; what leaves, the caller has to record.
+
+        Parameters
+        ----------
+        spec, run
+            Of the order.
+        what : str
+            In place of an arm's name in the history.
+
+        Raises
+        ------
+        PolicyError
+            As in `admitting`.
+        """
+        with self.recorder.refusals(spec, run, what):
+            self._require_allowed(spec)
+            self._require_approved(spec, run)
+            yield
+
+    def require_scores(self) -> None:
+        """Raise unless the site scores the models of others on its own data.
+
+        Raises
+        ------
+        PolicyError
+            With reason ``scores-not-allowed``.
+        """
+        if not self.policy.scores:
+            raise PolicyError(
+                f"{self.policy.name}: site {self.site.name} scores no models of others: scores = "
+                "true would permit it",
+                "scores-not-allowed",
+            )
 
     def require_plans(self) -> None:
         """Raise unless the site takes part in trials and plans.
@@ -150,6 +182,20 @@ class Gate:
                 "takes no part in trials and plans",
                 "plans-not-allowed",
             )
+
+    def _require_allowed(self, spec: Spec) -> None:
+        """Raise unless the policy, but for a person's approval, lets the site train with a spec."""
+        private = self.policy.release == "private"
+        gate(self.policy, spec, self.site, private=private, approved=True)
+        self._require_training()
+
+    def _require_approved(self, spec: Spec, run: str) -> None:
+        """Raise where a person denied the spec, or has yet to approve it."""
+        self.require_not_denied(spec)
+        if self.policy.waits(spec):
+            kept = self.kept(spec)
+            if kept is None or not kept.holds(utc_now()):
+                self._wait(spec, run)
 
     def _require_training(self) -> None:
         if not self.policy.training:

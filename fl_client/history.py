@@ -57,11 +57,12 @@ class Entry(BaseModel):
         What was asked for.
     decision : str
         ``released``, ``released-again``, ``refused``, ``awaiting-approval``, ``approved``,
-        ``denied``, ``descriptor`` (one left), ``training`` or ``plan``, which was accepted.
+        ``denied``, ``descriptor`` (one left), ``training``, ``plan``, which was accepted, ``model``
+        or ``scores``, which left.
     reason, message : str
         Why something was refused.
     bytes : int
-        Size of the safetensors file that left; 0 when none did.
+        Size of the file that left; 0 when none did.
     sha256 : str
         Digest of the file that left or was approved, of the plan, or of a trial's order.
     images : int

@@ -62,6 +62,8 @@ class Policy(BaseModel):
         histograms: ``moments``, ``class-moments``, ``fisher``. Where releases are private, only
         moments do, with noise of their own. Raw ``features`` never leave, but where all sites are
         simulated on one machine.
+    scores : bool
+        Whether it also tells how well models of other sites fit its training images.
     release : {"private", "plain"}
         The least protection that a fingerprint leaves with: noise always, or noise where the
         coordinator asks for it.
@@ -88,6 +90,7 @@ class Policy(BaseModel):
     training: StrictBool = True
     plans: StrictBool = True
     descriptors: list[Kind] = []
+    scores: StrictBool = True
     release: Literal["private", "plain"] = "private"
     epsilon: float = Field(default=EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
     delta: float = Field(default=DELTA, ge=LEAST_DELTA, le=MOST_DELTA)

@@ -61,6 +61,12 @@ class Recorder:
             said = {"images": made.images, "privacy": made.privacy}
             History(self.site.state).add(entry.model_copy(update=said))
 
+    def sent(self, what: str, spec: Spec, run: str, content: bytes) -> None:
+        """Record that the site's model, or its scores of others' models, leave for a run."""
+        if self.keeps:
+            made = make_entry(self.site, spec, self.policy, what, run=run, payload=content)
+            History(self.site.state).add(made.model_copy(update={"bytes": len(content)}))
+
     def plan(self, released: Entry, sha256: str) -> None:
         """Record that the site accepted a plan for what it released in a run."""
         if self.keeps:

@@ -74,6 +74,10 @@ plans = true
 # noise that is paid for out of the same budget. Nobody sees any of them before: they leave only
 # where automatic = true.
 descriptors = []
+
+# false: the site does not score models of other sites. Scores say how well such a model fits the
+#        site's training images: a few numbers a model, without noise, and no image leaves.
+scores = true
 """
 
 _PROPERTIES = [

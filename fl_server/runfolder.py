@@ -33,6 +33,7 @@ RUN_FILES = (
     "coordinator.pub.pem",
     "fingerprints",
     "descriptors",
+    "scores",
     "ledger.json",
     "distances.csv",
     "groups.json",

@@ -71,6 +71,9 @@ class RunSettings(BaseModel):
         What to fingerprint with; empty is replaced by the spec made for such releases.
     groups : str
         What counts as alike: the ``task``, whatever the images' look, or the ``data``.
+    scores : bool
+        Have every site score the models that the others trained alone on its own training images,
+        those whose task cards let weights travel. A measure of such scores turns it on by itself.
     suspects : str
         ``warn`` of fingerprints that cannot be honest, or ``leave-out`` their sites.
     server_dir : str
@@ -106,6 +109,7 @@ class RunSettings(BaseModel):
     suspects: Literal["warn", "leave-out"] = "warn"
     measure: str = "bkld-large-unweighted"
     descriptors: tuple[Kind, ...] = ()
+    scores: bool = False
     strategy: str = "fedavg"
     recipe: Literal["adapter", "fine-tune"] = "adapter"
     arms: tuple[Arm, ...] = COMPARED
@@ -207,11 +211,23 @@ class RunSettings(BaseModel):
         return tuple(kind for kind in KINDS if kind in needed)
 
     @property
+    def wants_scores(self) -> bool:
+        """Whether models are scored: it was asked for, or the measure needs it.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such measure.
+        """
+        return self.scores or "scores" in get(self.measure).needs
+
+    @property
     def decisive(self) -> dict[str, Any]:
         """All that results depend on, but the spec, which is known by its digest."""
         unused = {
             *(() if "planned" in self.arms else OF_PLANS),
             *(() if self.descriptors else ("descriptors",)),
+            *(() if self.scores else ("scores",)),
         }
         return self.model_dump(mode="json", exclude={*FREE, *unused, "spec"})
 

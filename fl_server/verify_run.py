@@ -20,6 +20,7 @@ from fl_server.verify_privacy import check_asked, check_ledgers, check_privacy
 from fl_server.verify_releases import check_releases, check_trust
 from fl_server.verify_report import check_report
 from fl_server.verify_results import check_distances, check_groups, check_run
+from fl_server.verify_scores import check_signed_scores
 from protocol.errors import FedprintError
 from protocol.names import printable
 
@@ -38,6 +39,7 @@ CHECKS: dict[str, Check] = {
     "stated privacy and ledger.json": check_privacy,
     "ledgers that sites keep": check_ledgers,
     "run.json": check_run,
+    "scores of models": check_signed_scores,
     "distances from the released counts": check_distances,
     "groups and partners from the released counts": check_groups,
     "plans and choices from the trials' scores": check_plans,
