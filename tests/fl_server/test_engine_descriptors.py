@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +16,8 @@ from fl_server.tasks import tasks_of_folder
 from fl_server.verify_evidence import Evidence
 from fl_server.verify_run import verify_run
 from protocol.descriptors import KINDS
-from strategies.measures import feature_means, rows_of
+from protocol.ledger_lines import parse_ledger
+from strategies.measures import feature_means, get, rows_of
 from tests.fl_server.running import Command
 
 pytestmark = pytest.mark.engine
@@ -31,7 +34,7 @@ def folder(families: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = root / "run"
     command = Command(
         *("simulate", sites, "--out", out, "--run-config"),
-        f'arms="" timeout=300.0 descriptors="{",".join(KINDS)}"',
+        f'arms="" timeout=300.0 measure="task2vec" descriptors="{",".join(KINDS)}"',
     )
     output, errors = command.process.communicate(timeout=300)
     assert (command.process.returncode, errors) == (0, ""), output
@@ -77,6 +80,20 @@ def test_run_is_verified_with_its_descriptors(folder: Path) -> None:
     assert "descriptors and their statements" in outcome.checks
 
 
+def test_decision_is_by_the_descriptors(folder: Path) -> None:
+    with (folder / "distances.csv").open() as file:
+        rows = {row["source"]: row for row in csv.DictReader(file)}
+    wanted = get("task2vec")
+    tasks = [task for task in tasks_of_folder(folder) if task.fisher is not None]
+    distances = wanted.distances(tasks, tasks)
+    for source, line in zip(tasks, distances, strict=True):
+        for target, value in zip(tasks, line, strict=True):
+            assert float(rows[source.name][target.name]) == pytest.approx(value)
+    assert rows["one-class"]["digits-a"] == "nan"
+    groups = json.loads((folder / "groups.json").read_text())
+    assert "fisher" in str(groups["sites"]["one-class"]["warnings"])
+
+
 def swap(folder: Path) -> str:
     ends = [("a.moments", "b.moments"), ("b.moments", "a.moments")]
     inner = folder / "descriptors"
@@ -114,3 +131,37 @@ def test_changed_descriptors_are_found(
     where = change(copy)
     found = {finding.where for finding in verify_run(Evidence(copy)).findings}
     assert any(name.startswith(where) for name in found), found
+
+
+@pytest.fixture(scope="module")
+def private(families: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Exchange noised fingerprints, and noised moments because the measure needs them."""
+    root = tmp_path_factory.mktemp("noised")
+    sites, out = shutil.copytree(families, root / "sites"), root / "run"
+    command = Command("exchange", sites, "--out", out, "--run-config", 'measure="fid"')
+    output, errors = command.process.communicate(timeout=300)
+    assert (command.process.returncode, errors) == (0, ""), output
+    assert command.gone() == []
+    return out, sites
+
+
+def test_private_exchange_compares_noised_moments(private: tuple[Path, Path]) -> None:
+    out, _ = private
+    tasks = tasks_of_folder(out)
+    assert all(task.moments is not None for task in tasks)
+    assert all(task.moments.covariance.shape == (8, 8) for task in tasks if task.moments)
+    for path in (out / "descriptors").glob("*.dsse.json"):
+        statement = json.loads(base64.b64decode(json.loads(path.read_bytes())["payload"]))
+        assert statement["predicate"]["privacy"]["mode"] == "private"
+
+
+def test_private_exchange_is_verified_with_the_ledgers_of_its_sites(
+    private: tuple[Path, Path],
+) -> None:
+    out, sites = private
+    states = [site / ".fedprint" for site in sorted(sites.iterdir())]
+    outcome = verify_run(Evidence(out, states=states))
+    assert outcome.findings == []
+    for state in states:
+        lines = parse_ledger((state / "ledger.jsonl").read_bytes())
+        assert [line.kind for line in lines] == ["", "moments"]
