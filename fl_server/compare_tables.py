@@ -1,0 +1,127 @@
+"""From a comparison to plain rows, for a terminal, a CSV file and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fl_server.compare import Comparison, Computed
+from strategies.measures import Need
+from strategies.transfer_evidence import JUDGEMENTS, interval
+
+__all__ = ["comparison_csv", "comparison_tables"]
+
+
+def comparison_tables(
+    comparison: Comparison, sizes: Mapping[Need, Sequence[int]], *, seed: int = 0
+) -> dict[str, Any]:
+    """Return the content of the JSON file: plain values, None where nothing is known.
+
+    Parameters
+    ----------
+    comparison
+        What was found.
+    sizes
+        Bytes that each task released, by need.
+    seed
+        Of the bootstrap.
+    """
+    return {
+        "sites": comparison.tasks,
+        "families": comparison.families,
+        "measures": [
+            {**_measure_row(each, sizes), **_recovery_row(comparison, i)}
+            for i, each in enumerate(comparison.computed)
+        ],
+        "left_out": comparison.left_out,
+        "agreement": [[_plain(value) for value in row] for row in comparison.agreement],
+        "transfer": _transfer_rows(comparison, seed),
+        "nearest_by_chance": _chance(comparison),
+    }
+
+
+def comparison_csv(tables: Mapping[str, Any]) -> str:
+    """Return one line a measure: what it costs, what it finds, and with which others it agrees."""
+    names = [row["name"] for row in tables["measures"]]
+    rows = []
+    for row, agrees in zip(tables["measures"], tables["agreement"], strict=True):
+        own = [t for t in tables["transfer"] if t["measure"] == row["name"]]
+        flat = {**row, "needs": " ".join(row["needs"])}
+        for t in own:
+            where = f"{t['origin']}/{t['scenario']}/{t['metric']}"
+            flat[f"{where}/targets"] = t["targets"]
+            for judgement in JUDGEMENTS:
+                for end in ("", "_low", "_high"):
+                    flat[f"{where}/{judgement}{end}"] = t[judgement + end]
+        flat |= {f"agreement/{name}": value for name, value in zip(names, agrees, strict=True)}
+        rows.append(flat)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["name"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _measure_row(computed: Computed, sizes: Mapping[Need, Sequence[int]]) -> dict[str, Any]:
+    measure = computed.measure
+    needed = [sizes[need] for need in sorted(measure.needs)]
+    return {
+        "name": measure.name,
+        "needs": sorted(measure.needs),
+        "privacy": measure.privacy,
+        "direction": measure.direction,
+        "source": measure.source,
+        "sites": computed.tasks,
+        "seconds_per_pair": computed.seconds,
+        "bytes_per_site": _mean_bytes(needed),
+    }
+
+
+def _mean_bytes(needed: Sequence[Sequence[int]]) -> float | None:
+    """Return what a site released for a measure, on average over those that released it all."""
+    totals = [sum(sizes) for sizes in zip(*needed, strict=True) if all(sizes)]
+    return sum(totals) / len(totals) if totals else None
+
+
+def _recovery_row(comparison: Comparison, i: int) -> dict[str, Any]:
+    if not comparison.recovered:
+        return {"adjusted_rand": None, "nearest": None}
+    found = comparison.recovered[i]
+    return {"adjusted_rand": _plain(found.adjusted_rand), "nearest": _plain(found.nearest)}
+
+
+def _chance(comparison: Comparison) -> float | None:
+    """Return how often a random source is of the target's family."""
+    known = [found.chance for found in comparison.recovered if math.isfinite(found.chance)]
+    return max(known) if known else None  # measures that know every target all have the same
+
+
+def _transfer_rows(comparison: Comparison, seed: int) -> list[dict[str, Any]]:
+    """Return one row a scenario, metric and measure, the highest weighted tau first."""
+    rows = []
+    for measured, judged in zip(comparison.measured, comparison.judged, strict=True):
+        mean, low, high = interval(judged, seed)  # [n, judgement]
+        order = np.argsort(np.where(np.isnan(mean[:, 0]), np.inf, -mean[:, 0]), kind="stable")
+        for i in order.tolist():
+            row: dict[str, Any] = {
+                "measure": comparison.computed[i].measure.name,
+                "origin": measured.origin,
+                "scenario": measured.scenario,
+                "metric": measured.metric,
+                "targets": int(np.isfinite(judged[i, 0]).sum()),
+            }
+            for j, judgement in enumerate(JUDGEMENTS):
+                row[judgement] = _plain(mean[i, j])
+                row[f"{judgement}_low"] = _plain(low[i, j])
+                row[f"{judgement}_high"] = _plain(high[i, j])
+            rows.append(row)
+    return rows
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
