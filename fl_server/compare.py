@@ -65,6 +65,8 @@ class Comparison:
         Transfers, in the order of `judged`.
     judged : list of ndarray
         For each scenario and metric, shape ``[n, judgement, target]``, see `judged_by_transfer`.
+    by_chance : list of ndarray
+        The same of sources in random order, shape ``[judgement, target]``.
     """
 
     tasks: list[str]
@@ -75,6 +77,7 @@ class Comparison:
     recovered: list[Recovery] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
     judged: list[Floats] = field(default_factory=list)
+    by_chance: list[Floats] = field(default_factory=list)
 
 
 def compare(
@@ -108,6 +111,11 @@ def compare(
         else:
             left_out[measure.name] = outcome
     matrices = [each.distances for each in computed]
+
+    def judged(distances: Floats, by: Measured) -> Floats:
+        return judged_by_transfer(distances, by.performance, by.baseline, seed=seed)
+
+    random = np.zeros((len(tasks), len(tasks)))
     return Comparison(
         [task.name for task in tasks],
         computed,
@@ -116,15 +124,8 @@ def compare(
         None if families is None else list(families),
         [] if families is None else [recovery(matrix, families) for matrix in matrices],
         list(measured),
-        [
-            np.array(
-                [
-                    judged_by_transfer(m, each.performance, each.baseline, seed=seed)
-                    for m in matrices
-                ]
-            )
-            for each in measured
-        ],
+        [np.array([judged(matrix, by) for matrix in matrices]) for by in measured],
+        [judged(random, by) for by in measured],
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fl_server.tables import show_table
+from protocol.errors import ConfigError
 from protocol.files import atomic_json, atomic_write
 from protocol.options import file_to_write
 
@@ -76,6 +77,9 @@ def compare(
         measured=measured,
         seed=seed,
     )
+    if not found.computed:
+        name, why = next(iter(found.left_out.items()))
+        raise ConfigError(f"no measure can be computed on {run}: {name} {why}")
     tables = comparison_tables(found, released_bytes(run, tasks), seed=seed)
     if json is not None:
         atomic_json(json, {**tables, "settings": {"seed": seed}})
@@ -147,17 +151,20 @@ def _where(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _show_transfer(where: Sequence[str], transfer: Sequence[Mapping[str, Any]]) -> None:
     origin, scenario, metric = where
+    from fl_server.compare_tables import REFERENCE
+    from strategies.transfer_evidence import JUDGEMENTS
+
     whose = "the run's own trials" if origin == "run" else "recorded outcomes"
     rows = [
         [
             row["measure"],
             str(row["targets"]),
-            *(_with_interval(row, name) for name in ("weightedtau", "spearman", "kendall")),
-            *(_with_interval(row, name) for name in ("percentile1", "improvement1")),
+            *(_with_interval(row, name) for name in ("weightedtau", "over_default")),
+            *(_with_interval(row, name) for name in JUDGEMENTS[1:]),
         ]
         for row in transfer
     ]
-    columns = ["measure", "targets", "weighted tau", "Spearman", "Kendall"]
+    columns = ["measure", "targets", "weighted tau", f"minus {REFERENCE}", "Spearman", "Kendall"]
     show_table(
         f"{scenario}, {metric}, {whose}: mean over targets with 95 % intervals",
         [*columns, "percentile of first shot", "its gain"],

@@ -102,7 +102,8 @@ def recorded_outcomes(folder: Path, sites: Sequence[str]) -> list[Measured]:
         for m, metric in enumerate(data.metrics):
             recorded = data.performance[s, m]  # [r, t, s]
             performance = np.full((len(recorded), len(sites), len(sites)), np.nan)
-            performance[:, *np.ix_(here, here)] = recorded[:, *np.ix_(there, there)]
+            known = recorded[:, there][:, :, there]  # [r, t, s], of those that are sites
+            performance[np.ix_(range(len(recorded)), here, here)] = known
             baseline = np.full(performance.shape[:2], np.nan)
             baseline[:, here] = data.baseline[m][:, there]
             found.append(Measured("outcomes", scenario, metric, performance, baseline))
@@ -117,6 +118,5 @@ def recorded_outcomes(folder: Path, sites: Sequence[str]) -> list[Measured]:
 
 
 def _ranks_something(measured: Measured) -> bool:
-    performance = measured.performance.copy()
-    performance[:, *np.diag_indices(performance.shape[1])] = np.nan  # oneself is no source
-    return bool((np.isfinite(performance).sum(axis=2) >= 2).any())
+    others = ~np.eye(measured.performance.shape[1], dtype=bool)  # oneself is no source
+    return bool(((np.isfinite(measured.performance) & others).sum(axis=2) >= 2).any())

@@ -14,7 +14,7 @@ from protocol.errors import ConfigError
 
 __all__ = ["check_plot", "plot_comparison"]
 
-INK = "#333333"
+INK, UNKNOWN = "#333333", "#c8c8c8"
 
 
 def check_plot(path: Path) -> None:
@@ -82,6 +82,7 @@ def _alike_together(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
 
 
 def _agreement(ax: Any, figure: Any, names: list[str], values: Any) -> None:
+    ax.set_facecolor(UNKNOWN)
     image = ax.imshow(values, vmin=-1, vmax=1, cmap="RdBu", aspect="auto")
     ax.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     ax.set_yticks(range(len(names)), names, fontsize=8)
@@ -103,9 +104,10 @@ def _families(ax: Any, tables: Mapping[str, Any], rows: Mapping[str, int]) -> No
 
 
 def _transfer(ax: Any, transfer: list[dict[str, Any]], rows: Mapping[str, int]) -> None:
-    metrics = list(dict.fromkeys(row["metric"] for row in transfer))
+    known = [r for r in transfer if r["measure"] in rows and r["weightedtau"] is not None]
+    metrics = list(dict.fromkeys(row["metric"] for row in known))
     for i, metric in enumerate(metrics):
-        own = [r for r in transfer if r["metric"] == metric and r["weightedtau"] is not None]
+        own = [r for r in known if r["metric"] == metric]
         value = np.array([row["weightedtau"] for row in own])
         low = np.array([row["weightedtau_low"] for row in own])
         high = np.array([row["weightedtau_high"] for row in own])

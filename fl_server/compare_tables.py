@@ -9,12 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_server.compare import Comparison, Computed
+from fl_server.settings import RunSettings
 from strategies.measures import Need
 from strategies.transfer_evidence import JUDGEMENTS, interval
 
-__all__ = ["comparison_csv", "comparison_tables"]
+__all__ = ["CHANCE", "REFERENCE", "comparison_csv", "comparison_tables"]
+
+Floats = NDArray[np.float64]
+
+REFERENCE: str = RunSettings.model_fields["measure"].default
+"""The measure that a run takes unless it is told another: what the others must beat."""
+CHANCE = "(random)"
+ENDS = ("", "_low", "_high")
+COLUMNS = (*JUDGEMENTS, "over_default")
 
 
 def comparison_tables(
@@ -55,9 +65,7 @@ def comparison_csv(tables: Mapping[str, Any]) -> str:
         for t in own:
             where = f"{t['origin']}/{t['scenario']}/{t['metric']}"
             flat[f"{where}/targets"] = t["targets"]
-            for judgement in JUDGEMENTS:
-                for end in ("", "_low", "_high"):
-                    flat[f"{where}/{judgement}{end}"] = t[judgement + end]
+            flat |= {f"{where}/{name}{end}": t[name + end] for name in COLUMNS for end in ENDS}
         flat |= {f"agreement/{name}": value for name, value in zip(names, agrees, strict=True)}
         rows.append(flat)
     text = io.StringIO()
@@ -102,25 +110,41 @@ def _chance(comparison: Comparison) -> float | None:
 
 
 def _transfer_rows(comparison: Comparison, seed: int) -> list[dict[str, Any]]:
-    """Return one row a scenario, metric and measure, the highest weighted tau first."""
+    """Return, for each scenario and metric, all measures, the best weighted tau first, and chance."""
+    names = [each.measure.name for each in comparison.computed]
     rows = []
-    for measured, judged in zip(comparison.measured, comparison.judged, strict=True):
-        mean, low, high = interval(judged, seed)  # [n, judgement]
-        order = np.argsort(np.where(np.isnan(mean[:, 0]), np.inf, -mean[:, 0]), kind="stable")
-        for i in order.tolist():
-            row: dict[str, Any] = {
-                "measure": comparison.computed[i].measure.name,
-                "origin": measured.origin,
-                "scenario": measured.scenario,
-                "metric": measured.metric,
-                "targets": int(np.isfinite(judged[i, 0]).sum()),
-            }
-            for j, judgement in enumerate(JUDGEMENTS):
-                row[judgement] = _plain(mean[i, j])
-                row[f"{judgement}_low"] = _plain(low[i, j])
-                row[f"{judgement}_high"] = _plain(high[i, j])
-            rows.append(row)
+    for measured, judged, by_chance in zip(
+        comparison.measured, comparison.judged, comparison.by_chance, strict=True
+    ):
+        where = {
+            "origin": measured.origin,
+            "scenario": measured.scenario,
+            "metric": measured.metric,
+        }
+        reference = judged[names.index(REFERENCE)] if REFERENCE in names else by_chance * np.nan
+        of_measures = [
+            {"measure": name, **where, **_judgements(own, reference, seed)}
+            for name, own in zip(names, judged, strict=True)
+        ]
+        rows += sorted(of_measures, key=_worst_last)
+        rows.append({"measure": CHANCE, **where, **_judgements(by_chance, reference, seed)})
     return rows
+
+
+def _judgements(own: Floats, reference: Floats, seed: int) -> dict[str, Any]:
+    """Return a measure's judgements [judgement, target] over the targets, and what it gains."""
+    found = dict(zip(JUDGEMENTS, own, strict=True))
+    found["over_default"] = own[0] - reference[0]  # on the same targets: weighted taus
+    out: dict[str, Any] = {"targets": int(np.isfinite(own[0]).sum())}
+    for name, values in found.items():
+        for end, value in zip(ENDS, interval(values, seed), strict=True):
+            out[name + end] = _plain(float(value))
+    return out
+
+
+def _worst_last(row: Mapping[str, Any]) -> float:
+    tau: float | None = row[JUDGEMENTS[0]]
+    return math.inf if tau is None else -tau
 
 
 def _plain(value: float) -> float | None:

@@ -96,10 +96,7 @@ def test_a_folder_of_fingerprints_is_compared(
     assert found["nearest_by_chance"] == pytest.approx(1 / 5)
     assert [row["name"] for row in found["measures"]] == list(BKLD)
     unweighted = found["measures"][1]
-    assert (unweighted["adjusted_rand"], unweighted["nearest"]) == (
-        1.0,
-        pytest.approx(1.0, abs=0.4),
-    )
+    assert (unweighted["adjusted_rand"], unweighted["nearest"]) == (1.0, 1.0)
     assert unweighted["bytes_per_site"] == np.mean(
         [
             sum((prints / f"{s}.{end}").stat().st_size for end in ("safetensors", "dsse.json"))
@@ -108,6 +105,7 @@ def test_a_folder_of_fingerprints_is_compared(
     )
     assert (unweighted["needs"], unweighted["sites"]) == (["fingerprint"], 6)
     assert 0 < unweighted["seconds_per_pair"] < 1
+    assert [row["measure"] for row in found["transfer"]][-1] == "(random)"
     for row in found["transfer"]:
         assert (row["origin"], row["scenario"], row["metric"]) == (
             "outcomes",
@@ -117,6 +115,10 @@ def test_a_folder_of_fingerprints_is_compared(
         assert row["targets"] == 6
         for name in JUDGEMENTS:
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+    by_name = {row["measure"]: row for row in found["transfer"]}
+    assert by_name[BKLD[1]]["over_default"] == 0
+    assert by_name["(random)"]["weightedtau"] == 0
+    assert by_name["(random)"]["over_default"] == -by_name[BKLD[1]]["weightedtau"]
     assert "3 measures on 6 sites of 3 families (kin by chance: 0.20)" in result.output
     assert "pretraining, auroc, recorded outcomes: mean over targets with 95" in result.output
 
@@ -259,9 +261,13 @@ def test_a_measure_that_fails_costs_only_itself(prints: Path, values: Any, why: 
     assert [each.measure.name for each in found.computed] == [BKLD[0]]
 
 
-def test_nothing_computed_is_shown_and_written(prints: Path, tmp_path: Path) -> None:
-    found = compare(tasks_in(prints), [Fake(ValueError("no"))])
-    assert found.agreement.shape == (0, 0)
+def test_a_folder_that_allows_no_measure_is_an_error(
+    prints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(get(BKLD[0])), "needs", frozenset({"moments"}))
+    assert error(prints, *only(BKLD[0])) == (
+        f"no measure can be computed on {prints}: {BKLD[0]} lacks moments of every site"
+    )
 
 
 def test_bytes_are_those_of_the_files(prints: Path, sites: list[str], tmp_path: Path) -> None:
