@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_server.compare_outcomes import Measured
+from protocol.errors import FedprintError
 from strategies.comparison import Recovery, agreement, recovery
-from strategies.measures import Measure, Task
+from strategies.measures import Measure, Need, Task, lacks
 from strategies.transfer_evidence import judged_by_transfer
 
 __all__ = ["Comparison", "Computed", "compare", "compute"]
@@ -131,13 +132,15 @@ def compare(
 
 def compute(measure: Measure, tasks: Sequence[Task]) -> Computed | str:
     """Compare all tasks that lack nothing by one measure; else say in a few words why not."""
-    lacking = {task.name: _lacks(measure, task) for task in tasks}
+    lacking = {task.name: set(lacks(measure, task)) for task in tasks}
     sources = [task for task in tasks if lacking[task.name] <= {"scores"}]  # targets have these
     targets = [task for task in tasks if not lacking[task.name]]
     if not targets or len(sources) < 2:
         return _lack_words(measure, lacking)
     try:
         values, seconds = _timed(measure, sources, targets)  # [S, T]
+    except FedprintError as error:
+        return str(error)
     except Exception as error:  # measures come from other packages too: the rest is still worth it
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
     if values.shape != (len(sources), len(targets)):
@@ -147,7 +150,7 @@ def compute(measure: Measure, tasks: Sequence[Task]) -> Computed | str:
     where = np.ix_([place[t.name] for t in sources], [place[t.name] for t in targets])
     distances[where] = np.where(np.isfinite(values), values, np.nan)
     if not np.isfinite(distances[~np.eye(len(tasks), dtype=bool)]).any():
-        return "failed: says nothing of any pair"
+        return "says nothing of any pair of these tasks"
     return Computed(measure, distances, len(targets), seconds / values.size)
 
 
@@ -164,20 +167,7 @@ def _timed(
     return values, seconds
 
 
-def _lacks(measure: Measure, task: Task) -> set[str]:
-    """Return what a measure needs of a task and the task does not have."""
-    return {
-        need
-        for need in measure.needs
-        if (
-            measure.name not in task.scores
-            if need == "scores"
-            else getattr(task, need.replace("-", "_")) is None
-        )
-    }
-
-
-def _lack_words(measure: Measure, lacking: Mapping[str, set[str]]) -> str:
+def _lack_words(measure: Measure, lacking: Mapping[str, set[Need]]) -> str:
     """Say what is missing, and at how many tasks."""
     parts = []
     for need in sorted(measure.needs):

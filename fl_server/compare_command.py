@@ -79,7 +79,7 @@ def compare(
     )
     if not found.computed:
         name, why = next(iter(found.left_out.items()))
-        raise ConfigError(f"no measure can be computed on {run}: {name} {why}")
+        raise ConfigError(f"no measure can be computed on {run}: {name}: {why}")
     tables = comparison_tables(found, released_bytes(run, tasks), seed=seed)
     if json is not None:
         atomic_json(json, {**tables, "settings": {"seed": seed}})
@@ -109,12 +109,15 @@ def _show(tables: Mapping[str, Any]) -> None:
     names = [row["name"] for row in tables["measures"]]
     agrees = dict(zip(names, tables["agreement"], strict=True))
     found = tables["families"] is not None
-    columns = ["measure", "privacy", "sites", "bytes a site", "s a pair"]
+    columns = ["measure", "privacy", "sites", "bytes a site", "ms a pair"]
     columns += ["adjusted Rand", "nearest is kin"] if found else []
     rows = []
     for row in tables["measures"]:
         cells = [row["name"], row["privacy"], str(row["sites"])]
-        cells += [_cell(row["bytes_per_site"], ",.0f"), _cell(row["seconds_per_pair"], ".2g")]
+        cells += [
+            _cell(row["bytes_per_site"], ",.0f"),
+            _cell(1000 * row["seconds_per_pair"], ".2g"),
+        ]
         cells += [_cell(row["adjusted_rand"]), _cell(row["nearest"])] if found else []
         rows.append([*cells, _likest(row["name"], agrees[row["name"]], names)])
     show_table(_title(tables), [*columns, "agrees most with"], rows)
@@ -142,7 +145,7 @@ def _likest(name: str, row: Sequence[float | None], names: Sequence[str]) -> str
     if not others:
         return "-"
     value, other = max(others, key=lambda pair: pair[0])
-    return f"{other} ({value:.2f})"
+    return f"{other} ({value:.2f})" if value > 0 else "none"
 
 
 def _where(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fl_server.descriptor_folder import ENDINGS, FOLDER, file_name
+from fl_server.tasks import tasks_of_folder
+from protocol.descriptors import KINDS
 from protocol.errors import ConfigError
 from protocol.files import canonical_json
-from protocol.verify import read_fingerprints
 from strategies.measures import Need, Task
 
 __all__ = ["families_of", "read_families", "released_bytes", "tasks_in"]
@@ -26,12 +28,7 @@ def tasks_in(folder: Path) -> list[Task]:
     VerificationError
         If a file is not what its site signed.
     """
-    spec, releases = read_fingerprints(folder)
-    spec.require_ready()
-    tasks = [
-        Task(r.fingerprint.site, r.fingerprint.n_images, spec, r.fingerprint, r.card)
-        for r in releases
-    ]
+    tasks = tasks_of_folder(folder)
     if len(tasks) < 3:
         raise ConfigError(
             f"{folder} holds {len(tasks)} sites: measures rank sources, so compare at least three"
@@ -82,22 +79,22 @@ def released_bytes(folder: Path, tasks: Sequence[Task]) -> dict[Need, list[int]]
     as its own JSON. The models that scores are of are not counted: they stay in no folder.
     """
     prints = folder / "fingerprints" if (folder / "fingerprints").is_dir() else folder
+    names = [task.name for task in tasks]
     out: dict[Need, list[int]] = {
-        "fingerprint": [_size(prints, task.name, "safetensors", "dsse.json") for task in tasks],
+        "fingerprint": [_size(*(prints / f"{name}.{e}" for e in ENDINGS)) for name in names],
         "card": [
             len(canonical_json(t.card.model_dump(mode="json"))) if t.card else 0 for t in tasks
         ],
-        "scores": [_size(folder / "scores", task.name, "dsse.json") for task in tasks],
+        "scores": [_size(folder / "scores" / f"{name}.dsse.json") for name in names],
     }
-    kinds: tuple[Need, ...] = ("moments", "class-moments", "fisher", "features")
-    for kind in kinds:
-        endings = (f"{kind}.safetensors", f"{kind}.dsse.json")
-        out[kind] = [_size(folder / "descriptors", task.name, *endings) for task in tasks]
+    for kind in KINDS:
+        out[kind] = [
+            _size(*(folder / FOLDER / file_name(name, kind, e) for e in ENDINGS)) for name in names
+        ]
     return out
 
 
-def _size(folder: Path, site: str, *endings: str) -> int:
-    paths = [folder / f"{site}.{ending}" for ending in endings]
+def _size(*paths: Path) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 

@@ -110,7 +110,7 @@ def _chance(comparison: Comparison) -> float | None:
 
 
 def _transfer_rows(comparison: Comparison, seed: int) -> list[dict[str, Any]]:
-    """Return, for each scenario and metric, all measures, the best weighted tau first, and chance."""
+    """Return all measures for each scenario and metric, highest weighted tau first, and chance."""
     names = [each.measure.name for each in comparison.computed]
     rows = []
     for measured, judged, by_chance in zip(

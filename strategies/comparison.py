@@ -34,7 +34,8 @@ class Recovery:
         Adjusted Rand index (Hubert & Arabie 1985) of the average-linkage groups, as many as there
         are families: 1 finds them all, 0 is chance.
     nearest : float
-        Share of the targets whose nearest source is of their family, among targets that have one.
+        Share of the targets whose nearest source is of their family, among targets that have kin;
+        of several nearest ones each counts alike.
     chance : float
         The same share where sources are picked at random.
     """
@@ -144,12 +145,14 @@ def recovery(distances: Floats, families: Sequence[str]) -> Recovery:
     others = _without_self(distances)
     np.fill_diagonal(kin, False)
     judged = np.isfinite(others).any(axis=0) & kin.any(axis=0)  # [k] targets
-    found = kin[np.where(np.isfinite(others), others, np.inf).argmin(axis=0), range(len(kin))]
+    reached = np.where(np.isfinite(others), others, np.inf)
+    nearest = reached == reached.min(axis=0)  # [k, k] where several tie, any of them
+    found = (kin & nearest).sum(axis=0) / nearest.sum(axis=0)  # [k]
     tree = linkage(squareform(between(distances), checks=False), "average")
     groups = fcluster(tree, len(set(families)), "maxclust")  # [k]
     return Recovery(
         float(adjusted_rand_score(families, groups)),
-        _mean(found[judged].astype(np.float64)),
+        _mean(found[judged]),
         _mean((kin.sum(axis=0) / (len(kin) - 1))[judged]),
     )
 

@@ -250,9 +250,10 @@ def test_targets_without_scores_are_sources_still(prints: Path) -> None:
     ("values", "why"),
     [
         (ValueError("no\nway"), "failed: ValueError: no way"),
+        (ConfigError("take another spec"), "take another spec"),
         (np.ones((2, 3)), "failed: returned shape (2, 3), not (6, 6)"),
-        (np.full((6, 6), np.inf), "failed: says nothing of any pair"),
-        (np.eye(6) / np.eye(6).sum() - np.nan, "failed: says nothing of any pair"),
+        (np.full((6, 6), np.inf), "says nothing of any pair of these tasks"),
+        (np.eye(6) / np.eye(6).sum() - np.nan, "says nothing of any pair of these tasks"),
     ],
 )
 def test_a_measure_that_fails_costs_only_itself(prints: Path, values: Any, why: str) -> None:
@@ -266,7 +267,7 @@ def test_a_folder_that_allows_no_measure_is_an_error(
 ) -> None:
     monkeypatch.setattr(type(get(BKLD[0])), "needs", frozenset({"moments"}))
     assert error(prints, *only(BKLD[0])) == (
-        f"no measure can be computed on {prints}: {BKLD[0]} lacks moments of every site"
+        f"no measure can be computed on {prints}: {BKLD[0]}: lacks moments of every site"
     )
 
 

@@ -125,3 +125,9 @@ def test_families_must_fit():
     with pytest.raises(BadShape) as caught:
         recovery(np.zeros((3, 3)), ["a", "b"])
     assert str(caught.value) == "2 families do not fit distances of (3, 3)"
+
+
+def test_a_measure_that_ties_everything_finds_kin_by_chance():
+    found = recovery(np.ones((6, 6)), ["a", "b"] * 3)
+    assert found.nearest == pytest.approx(found.chance)
+    assert found.adjusted_rand == 0
