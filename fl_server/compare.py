@@ -104,19 +104,21 @@ def compare(
     seed
         Of how ties are broken.
     """
-    computed, left_out = list[Computed](), dict[str, str]()
+
+    def judged(distances: Floats) -> list[Floats]:
+        return [
+            judged_by_transfer(distances, by.performance, by.baseline, seed=seed) for by in measured
+        ]
+
+    computed, left_out, rows = list[Computed](), dict[str, str](), list[list[Floats]]()
     for measure in measures:
         outcome = compute(measure, tasks)
         if isinstance(outcome, Computed):
             computed.append(outcome)
+            rows.append(judged(outcome.distances))
         else:
             left_out[measure.name] = outcome
     matrices = [each.distances for each in computed]
-
-    def judged(distances: Floats, by: Measured) -> Floats:
-        return judged_by_transfer(distances, by.performance, by.baseline, seed=seed)
-
-    random = np.zeros((len(tasks), len(tasks)))
     return Comparison(
         [task.name for task in tasks],
         computed,
@@ -125,8 +127,8 @@ def compare(
         None if families is None else list(families),
         [] if families is None else [recovery(matrix, families) for matrix in matrices],
         list(measured),
-        [np.array([judged(matrix, by) for matrix in matrices]) for by in measured],
-        [judged(random, by) for by in measured],
+        [np.array([row[i] for row in rows]) for i in range(len(measured))],
+        judged(np.zeros((len(tasks), len(tasks)))),
     )
 
 

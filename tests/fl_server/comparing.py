@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from protocol.descriptors import ClassMoments, Features, Fisher, Moments
 from protocol.envelope import sign
 from protocol.files import atomic_json, atomic_write
 from protocol.fingerprint import counts_to_bytes
 from protocol.keys import generate_key, signer
 from protocol.statement import Release, release_statement, utc_now
 from protocol.taskcard import ClassCard, TaskCard
+from strategies.measures import Task, available, get
 from tests.strategies.synthetic import make_sites, make_spec
 
 SPEC = make_spec(features=24, bins=12)
@@ -41,6 +46,40 @@ def write_prints(folder: Path, names: Sequence[str] = ("lungs", "eyes", "skin"))
         atomic_write(folder / f"{each.site}.dsse.json", envelope)
     atomic_json(folder / "spec.json", SPEC)
     return [each.site for each in prints]
+
+
+def described(tasks: Sequence[Task], seed: int = 0) -> list[Task]:
+    """Return tasks of which everything is known, as if all had been released and scored."""
+    rng, sites = np.random.default_rng(seed), [task.name for task in tasks]
+    return [_described(task, sites, rng) for task in tasks]
+
+
+def _described(task: Task, sites: Sequence[str], rng: np.random.Generator) -> Task:
+    assert task.fingerprint is not None
+    assert task.card is not None
+    centre = (task.fingerprint.rows * SPEC.centres).sum(axis=1)  # [m]
+    values = (centre + 0.1 * rng.normal(size=(40, SPEC.width))).astype(np.float32)  # [n, m]
+    labels = np.arange(40) % 2
+    by_class = [values[labels == label].astype(np.float64) for label in (0, 1)]
+    names = [name for name in available() if "scores" in get(name).needs]
+    return replace(
+        task,
+        card=task.card.model_copy(
+            update={
+                "keywords": [task.card.name],
+                "classes": [ClassCard(name="a"), ClassCard(name="b")],
+            }
+        ),
+        moments=Moments(values.mean(axis=0, dtype=np.float64), np.cov(values.T), len(values)),
+        class_moments=ClassMoments(
+            np.array([20, 20]),
+            np.array([x.mean(axis=0) for x in by_class]),
+            np.array([x.var(axis=0, ddof=1) for x in by_class]),
+        ),
+        fisher=Fisher(centre**2 + 0.01 * rng.random(SPEC.width)),
+        features=Features(values, labels.astype(np.int64)),
+        scores={name: {site: float(rng.normal()) for site in sites} for name in names},
+    )
 
 
 def write_csv(path: Path, *rows: Sequence[Any]) -> Path:

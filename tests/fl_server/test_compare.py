@@ -17,15 +17,15 @@ from typer.testing import CliRunner
 
 from fl_server import compare_command
 from fl_server.compare import Computed, compare, compute
-from fl_server.compare_data import released_bytes, tasks_in
+from fl_server.compare_data import families_of, released_bytes, tasks_in
 from fl_server.compare_outcomes import own_outcomes, recorded_outcomes
 from protocol.errors import ConfigError
 from protocol.experiment import Experiment, Weights
 from protocol.files import atomic_write, file_digest
 from protocol.statement import utc_now
-from strategies.measures import Measure, Task, get
+from strategies.measures import Measure, Task, available, get
 from strategies.transfer_evidence import JUDGEMENTS
-from tests.fl_server.comparing import write_csv, write_outcomes, write_prints
+from tests.fl_server.comparing import described, write_csv, write_outcomes, write_prints
 from tests.fl_server.joining import MEMBERS, federation, write_run
 
 BKLD = ("bkld-large-source", "bkld-large-unweighted", "bkld-small-target")
@@ -204,6 +204,22 @@ def own_outcomes_of(run: Path, lines: str, ids: dict[str, str], folder: Path) ->
     assert own_outcomes(run, ids) == []
     atomic_write(folder / "experiments.jsonl", lines)
     return own_outcomes(folder, ids)
+
+
+def test_every_measure_is_computed_where_all_is_known(prints: Path, outcomes: Path) -> None:
+    tasks = described(tasks_in(prints))
+    found = compare(
+        tasks,
+        [get(name) for name in available()],
+        families=families_of(tasks),
+        measured=recorded_outcomes(outcomes, [task.name for task in tasks]),
+    )
+    assert found.left_out.keys() <= {"sinkhorn-projected"}  # the spec projects nothing
+    assert {each.tasks for each in found.computed} == {6}
+    assert np.isfinite(found.agreement).all()
+    for each, recovered in zip(found.computed, found.recovered, strict=True):
+        if "scores" not in each.measure.needs and each.measure.name != "properties":
+            assert recovered.nearest > recovered.chance, each.measure.name
 
 
 def test_what_is_lacking_is_said(prints: Path, tmp_path: Path) -> None:
