@@ -11,6 +11,8 @@ from fl_server.tasks import tasks_of_folder
 from protocol.descriptors import KINDS
 from protocol.errors import ConfigError
 from protocol.files import canonical_json
+from protocol.sharing import HIDDEN, initial_adapter, initial_rows
+from protocol.taskcard import class_keys
 from strategies.measures import Need, Task
 
 __all__ = ["families_of", "read_families", "released_bytes", "tasks_in"]
@@ -76,22 +78,35 @@ def released_bytes(folder: Path, tasks: Sequence[Task]) -> dict[Need, list[int]]
     """Return how many bytes each task released for what a measure needs, envelopes included.
 
     A need that a task did not release is 0. The card lies in the fingerprint's envelope; it counts
-    as its own JSON. The models that scores are of are not counted: they stay in no folder.
+    as its own JSON. With scores comes the model that other sites scored, an adapter with its head:
+    no folder keeps it, so its size follows from its shapes.
     """
     prints = folder / "fingerprints" if (folder / "fingerprints").is_dir() else folder
     names = [task.name for task in tasks]
+    scored = {source for task in tasks for scores in task.scores.values() for source in scores}
     out: dict[Need, list[int]] = {
         "fingerprint": [_size(*(prints / f"{name}.{e}" for e in ENDINGS)) for name in names],
         "card": [
             len(canonical_json(t.card.model_dump(mode="json"))) if t.card else 0 for t in tasks
         ],
-        "scores": [_size(folder / "scores" / f"{name}.dsse.json") for name in names],
+        "scores": [
+            _size(folder / "scores" / f"{task.name}.dsse.json")
+            + (_model_bytes(task) if task.name in scored else 0)
+            for task in tasks
+        ],
     }
     for kind in KINDS:
         out[kind] = [
             _size(*(folder / FOLDER / file_name(name, kind, e) for e in ENDINGS)) for name in names
         ]
     return out
+
+
+def _model_bytes(task: Task) -> int:
+    """Return the size of the arrays of the model that a task's site trains by the adapter recipe."""
+    keys = class_keys(task.card) if task.card else ()
+    model = initial_adapter(task.spec.features, 0) | initial_rows(keys, HIDDEN, 0)
+    return sum(array.nbytes for array in model.values())
 
 
 def _size(*paths: Path) -> int:

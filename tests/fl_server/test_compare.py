@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,13 @@ def test_bytes_are_those_of_the_files(prints: Path, sites: list[str], tmp_path: 
         "fisher": 0,
         "features": 0,
     }
+
+
+def test_a_model_that_was_scored_had_to_leave_its_site(prints: Path) -> None:
+    tasks = tasks_in(prints)
+    tasks[1] = replace(tasks[1], scores={"leep": {tasks[0].name: 0.1}})
+    sizes = released_bytes(prints, tasks)["scores"]
+    assert sizes == [4 * (64 * 24 + 64 + 65), 0, 0, 0, 0, 0]  # adapter, and the row of one class
 
 
 def test_without_families_nothing_is_recovered(tmp_path: Path) -> None:
