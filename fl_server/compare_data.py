@@ -103,7 +103,7 @@ def released_bytes(folder: Path, tasks: Sequence[Task]) -> dict[Need, list[int]]
 
 
 def _model_bytes(task: Task) -> int:
-    """Return the size of the arrays of the model that a task's site trains by the adapter recipe."""
+    """Return the bytes of the model that a site trains by the adapter recipe: all its arrays."""
     keys = class_keys(task.card) if task.card else ()
     model = initial_adapter(task.spec.features, 0) | initial_rows(keys, HIDDEN, 0)
     return sum(array.nbytes for array in model.values())
