@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.descriptors import ClassMoments, Features
-from protocol.errors import ConfigError
 from strategies.measures.base import FloatArray, Measure, Need, Task, register
+from strategies.measures.needs import class_moments_of, features_of, same_spec
 from strategies.transferability import otce, otce_classes
 
 MOST = 300
@@ -32,7 +31,8 @@ class OtceOfImages(Measure):
 
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
         """Compare every source with every target, see `Measure.matrix`."""
-        left, right = [_images(task) for task in sources], [_images(task) for task in targets]
+        same_spec(*sources, *targets)
+        left, right = _images(sources), _images(targets)
         rows = [[otce(*s, *t).task_difference for t in right] for s in left]
         return np.array(rows, dtype=np.float64)  # [S, T]
 
@@ -49,7 +49,8 @@ class OtceOfClasses(Measure):
 
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
         """Compare every source with every target, see `Measure.matrix`."""
-        left, right = [_moments(task) for task in sources], [_moments(task) for task in targets]
+        same_spec(*sources, *targets)
+        left, right = class_moments_of(sources), class_moments_of(targets)
         rows = [[otce_classes(s, t).task_difference for t in right] for s in left]
         return np.array(rows, dtype=np.float64)  # [S, T]
 
@@ -62,15 +63,10 @@ def even_sample(labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return order[np.linspace(0, len(order) - 1, most).round().astype(np.int64)]
 
 
-def _images(task: Task) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    features: Features | None = task.features
-    if features is None:
-        raise ConfigError(f"task {task.name} has no features: only a simulation shows them")
-    chosen = even_sample(features.labels, MOST)
-    return features.values[chosen], features.labels[chosen]
-
-
-def _moments(task: Task) -> ClassMoments:
-    if task.class_moments is None:
-        raise ConfigError(f"task {task.name} has no class moments: release them first")
-    return task.class_moments
+def _images(tasks: Sequence[Task]) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Return features and labels of the images that take part."""
+    found = []
+    for features in features_of(tasks):
+        chosen = even_sample(features.labels, MOST)
+        found.append((features.values[chosen], features.labels[chosen]))
+    return found

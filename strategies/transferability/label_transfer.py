@@ -99,4 +99,4 @@ def distributions(probabilities: ArrayLike) -> FloatArray:
     sums = rows.sum(axis=1, keepdims=True)  # [n, 1]
     if (rows < 0).any() or (np.abs(sums - 1) > _SUM).any():
         raise DataError("probabilities must not be negative and must sum to 1 in every row")
-    return rows / sums
+    return np.asarray(rows / sums, dtype=np.float64)

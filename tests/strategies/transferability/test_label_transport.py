@@ -56,9 +56,15 @@ def test_large_tasks_are_thinned_evenly() -> None:
 
 def test_what_was_not_released_is_named() -> None:
     bare = Task("bare", 3, SPEC)
-    text = "task bare has no features: only a simulation shows them"
+    text = (
+        "task bare has not released raw features: run a simulation with run-config "
+        "descriptors=features: no deployment lets them go"
+    )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         get("otce").matrix([bare], TASKS)
-    text = "task bare has no class moments: release them first"
+    text = (
+        "task bare has not released class-moments: run with run-config descriptors=class-moments, "
+        "or fedprint fingerprint --also class-moments"
+    )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         get("otce-classes").matrix(TASKS, [bare])
