@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fl_server.compare_outcomes import Measured
 from protocol.errors import FedprintError
 from strategies.comparison import Recovery, agreement, recovery
+from strategies.grouping import group
 from strategies.measures import Measure, Need, Task, lacks
 from strategies.transfer_evidence import judged_by_transfer
 
@@ -68,6 +69,9 @@ class Comparison:
         For each scenario and metric, shape ``[n, judgement, target]``, see `judged_by_transfer`.
     by_chance : list of ndarray
         The same of sources in random order, shape ``[judgement, target]``.
+    grouped : tuple of int and float, or None
+        How many groups a run would make by default, and their adjusted Rand index; None where
+        families or a fingerprint are not known.
     """
 
     tasks: list[str]
@@ -79,6 +83,7 @@ class Comparison:
     measured: list[Measured] = field(default_factory=list)
     judged: list[Floats] = field(default_factory=list)
     by_chance: list[Floats] = field(default_factory=list)
+    grouped: tuple[int, float] | None = None
 
 
 def compare(
@@ -129,6 +134,7 @@ def compare(
         list(measured),
         [np.array([row[i] for row in rows]) for i in range(len(measured))],
         judged(np.zeros((len(tasks), len(tasks)))),
+        None if families is None else _grouped(tasks, families),
     )
 
 
@@ -154,6 +160,18 @@ def compute(measure: Measure, tasks: Sequence[Task]) -> Computed | str:
     if not np.isfinite(distances[~np.eye(len(tasks), dtype=bool)]).any():
         return "says nothing of any pair of these tasks"
     return Computed(measure, distances, len(targets), seconds / values.size)
+
+
+def _grouped(tasks: Sequence[Task], families: Sequence[str]) -> tuple[int, float] | None:
+    """Group tasks as a run does by default, which takes more than distances, and judge that."""
+    from sklearn.metrics import adjusted_rand_score
+
+    prints = [task.fingerprint for task in tasks if task.fingerprint is not None]
+    if len(prints) < len(tasks):
+        return None
+    groups = group(prints, tasks[0].spec).groups
+    home = {site: each.name for each in groups for site in each.sites}
+    return len(groups), float(adjusted_rand_score(families, [home[task.name] for task in tasks]))
 
 
 def _timed(

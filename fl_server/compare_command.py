@@ -121,6 +121,12 @@ def _show(tables: Mapping[str, Any]) -> None:
         cells += [_cell(row["adjusted_rand"]), _cell(row["nearest"])] if found else []
         rows.append([*cells, _likest(row["name"], agrees[row["name"]], names)])
     show_table(_title(tables), [*columns, "agrees most with"], rows)
+    if tables["groups"] is not None:
+        own = tables["groups"]
+        typer.echo(
+            f"For comparison: fedprint groups, which is not told the number of families, finds "
+            f"{own['number']} groups (adjusted Rand index {own['adjusted_rand']:.2f})."
+        )
     if tables["left_out"]:
         gone = list(tables["left_out"].items())
         show_table("not computed", ["measure", "why"], gone)

@@ -52,6 +52,7 @@ def comparison_tables(
         "agreement": [[_plain(value) for value in row] for row in comparison.agreement],
         "transfer": _transfer_rows(comparison, seed),
         "nearest_by_chance": _chance(comparison),
+        "groups": _groups_row(comparison),
     }
 
 
@@ -107,6 +108,14 @@ def _chance(comparison: Comparison) -> float | None:
     """Return how often a random source is of the target's family."""
     known = [found.chance for found in comparison.recovered if math.isfinite(found.chance)]
     return max(known) if known else None  # measures that know every target all have the same
+
+
+def _groups_row(comparison: Comparison) -> dict[str, Any] | None:
+    """Return how well a run's own grouping does, which chooses the number of groups itself."""
+    if comparison.grouped is None:
+        return None
+    number, found = comparison.grouped
+    return {"number": number, "adjusted_rand": found}
 
 
 def _transfer_rows(comparison: Comparison, seed: int) -> list[dict[str, Any]]:
