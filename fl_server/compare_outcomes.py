@@ -89,7 +89,7 @@ def recorded_outcomes(folder: Path, sites: Sequence[str]) -> list[Measured]:
     Raises
     ------
     ConfigError
-        If no target among the sites has outcomes of two sources among them.
+        If for no target among the sites two of them are told apart.
     DataError
         If the folder is not in order.
     """
@@ -110,7 +110,7 @@ def recorded_outcomes(folder: Path, sites: Sequence[str]) -> list[Measured]:
     found = [each for each in found if _ranks_something(each)]
     if not found:
         raise ConfigError(
-            f"--outcomes {folder} has no target with two sources among the sites of the run "
+            f"--outcomes {folder} tells no two sources apart for a target among the sites of the run "
             f"({', '.join(sites[:5])}{', ...' if len(sites) > 5 else ''}): its tasks must be named "
             "like the sites"
         )
@@ -118,5 +118,9 @@ def recorded_outcomes(folder: Path, sites: Sequence[str]) -> list[Measured]:
 
 
 def _ranks_something(measured: Measured) -> bool:
-    others = ~np.eye(measured.performance.shape[1], dtype=bool)  # oneself is no source
-    return bool(((np.isfinite(measured.performance) & others).sum(axis=2) >= 2).any())
+    """Tell whether two sources served a target differently; a target is no source of its own."""
+    own = np.eye(measured.performance.shape[1], dtype=bool)
+    unknown = ~np.isfinite(measured.performance) | own  # [r, t, s]
+    best = np.where(unknown, -np.inf, measured.performance).max(axis=2)
+    worst = np.where(unknown, np.inf, measured.performance).min(axis=2)
+    return bool((best > worst).any())

@@ -352,7 +352,7 @@ def test_faults_are_told_in_one_line(prints: Path, sites: list[str], tmp_path: P
     )
     strangers = write_outcomes(tmp_path / "outcomes", ["x", "y", "z"])
     assert error(prints, "--outcomes", strangers) == (
-        f"--outcomes {strangers} has no target with two sources among the sites of the run "
+        f"--outcomes {strangers} tells no two sources apart for a target among the sites of the run "
         f"({', '.join(sites[:5])}, ...): its tasks must be named like the sites"
     )
     assert error(prints, "--plot", "x.pdf") == "--plot x.pdf: give a file that ends in .png or .svg"
