@@ -110,7 +110,7 @@ def recorded_outcomes(folder: Path, sites: Sequence[str]) -> list[Measured]:
     found = [each for each in found if _ranks_something(each)]
     if not found:
         raise ConfigError(
-            f"--outcomes {folder} tells no two sources apart for a target among the sites of the run "
+            f"--outcomes {folder} tells no two sources apart for any site of the run "
             f"({', '.join(sites[:5])}{', ...' if len(sites) > 5 else ''}): its tasks must be named "
             "like the sites"
         )

@@ -57,7 +57,10 @@ def comparison_tables(
 
 
 def comparison_csv(tables: Mapping[str, Any]) -> str:
-    """Return one line a measure: what it costs, what it finds, and with which others it agrees."""
+    """Return one line a measure: what it costs, what it finds, with which others it agrees.
+
+    One that could not be computed has nothing but the reason.
+    """
     names = [row["name"] for row in tables["measures"]]
     rows = []
     for row, agrees in zip(tables["measures"], tables["agreement"], strict=True):
@@ -69,8 +72,9 @@ def comparison_csv(tables: Mapping[str, Any]) -> str:
             flat |= {f"{where}/{name}{end}": t[name + end] for name in COLUMNS for end in ENDS}
         flat |= {f"agreement/{name}": value for name, value in zip(names, agrees, strict=True)}
         rows.append(flat)
+    rows += [{"name": name, "left_out": why} for name, why in tables["left_out"].items()]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["name"], lineterminator="\n")
+    writer = csv.DictWriter(text, [*rows[0], "left_out"], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

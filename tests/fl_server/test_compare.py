@@ -158,12 +158,13 @@ def test_two_comparisons_differ_in_nothing_but_the_clock(
 
 def test_the_csv_has_a_line_a_measure(prints: Path, outcomes: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.csv"
-    result = command(prints, *only(*BKLD), "--outcomes", outcomes, "--out", out)
+    result = command(prints, *only(*BKLD, "fid"), "--outcomes", outcomes, "--out", out)
     assert result.output.splitlines()[-1] == f"written: {out}"
     with out.open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == list(BKLD)
-    for row in rows:
+    assert [row["name"] for row in rows] == [*BKLD, "fid"]
+    assert (rows[3]["left_out"], rows[3]["sites"]) == ("lacks moments of every site", "")
+    for row in rows[:3]:
         assert row[f"agreement/{row['name']}"] == "1.0"
         assert float(row["outcomes/pretraining/auroc/weightedtau"]) <= 1
         assert row["outcomes/pretraining/auroc/targets"] == "6"
@@ -352,7 +353,7 @@ def test_faults_are_told_in_one_line(prints: Path, sites: list[str], tmp_path: P
     )
     strangers = write_outcomes(tmp_path / "outcomes", ["x", "y", "z"])
     assert error(prints, "--outcomes", strangers) == (
-        f"--outcomes {strangers} tells no two sources apart for a target among the sites of the run "
+        f"--outcomes {strangers} tells no two sources apart for any site of the run "
         f"({', '.join(sites[:5])}, ...): its tasks must be named like the sites"
     )
     assert error(prints, "--plot", "x.pdf") == "--plot x.pdf: give a file that ends in .png or .svg"
