@@ -22,6 +22,7 @@ from fl_server.runstate import RunState, run_state
 from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
 from fl_server.suspects import note_suspicions
+from fl_server.tasks import tasks_of
 from fl_server.train_arms import Revoked, train_arms
 from fl_server.witness import answers_of, enter, show_log
 from protocol.errors import FedprintError
@@ -142,7 +143,7 @@ def _exchange(
 
 
 def _decide(out: Path, exchange: Exchange, settings: RunSettings) -> Decision:
-    decision = decide_as(settings, exchange.fingerprints, exchange.spec)
+    decision = decide_as(settings, tasks_of(exchange))
     note_suspicions(exchange, decision.suspicions, decision.left_out)
     write_exchange(out, exchange)
     atomic_write(out / "distances.csv", distances_csv(decision.names, decision.distances))
