@@ -78,8 +78,7 @@ def compare(
         seed=seed,
     )
     if not found.computed:
-        name, why = next(iter(found.left_out.items()))
-        raise ConfigError(f"no measure can be computed on {run}: {name}: {why}")
+        raise ConfigError(next(iter(found.left_out.values())))
     tables = comparison_tables(found, released_bytes(run, tasks), seed=seed)
     if json is not None:
         atomic_json(json, {**tables, "settings": {"seed": seed}})
