@@ -14,6 +14,7 @@ from fl_server.privacy import site_privacy
 from fl_server.received import Release
 from fl_server.report_data import read_distances
 from fl_server.runfolder import SUSPICIOUS
+from fl_server.score_folder import read_scores
 from fl_server.tasks import make_tasks
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from fl_server.verify_joined import base_of, check_joined, joined_sites
@@ -107,7 +108,7 @@ def _tasks(evidence: Evidence, sites: Sequence[str]) -> list[Task]:
         site: {kind: verified.descriptor for kind, verified in kinds.items()}
         for site, kinds in found.items()
     }
-    return make_tasks(evidence.spec, releases, descriptors, {})
+    return make_tasks(evidence.spec, releases, descriptors, read_scores(evidence.run, named))
 
 
 def _decide(evidence: Evidence) -> Decision:
