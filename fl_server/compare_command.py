@@ -188,3 +188,8 @@ def _with_interval(row: Mapping[str, Any], name: str) -> str:
 
 def _cell(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
+
+
+def _short(value: float) -> str:
+    """Return two digits of a number, and no exponent where it is large."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
