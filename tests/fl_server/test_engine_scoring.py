@@ -43,7 +43,7 @@ def finished(families: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     command = Command("simulate", sites, "--out", root / "run", "--run-config", asked)
     output, errors = command.process.communicate(timeout=300)
     assert (command.process.returncode, errors) == (0, ""), output + errors
-    assert "3 models scored by 4 sites (12 scores)" in output
+    assert "3 models scored by 4 sites" in output
     assert output.count("training: alone") == 1
     return root / "run", sites
 
@@ -72,6 +72,17 @@ def test_scores_are_what_the_models_give_at_the_target(finished: tuple[Path, Pat
     value = logme(embeddings, target.data.labels[target.data.splits["train"]])
     [signed] = [t.scores["logme"] for t in tasks_of_folder(run) if t.name == "photos-a"]
     assert signed["digits-a"] == pytest.approx(value, rel=1e-4)
+
+
+def test_another_score_of_the_run_gives_distances_too(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    command = Command("distances", finished[0], "--measure", "leep", "--out", tmp_path / "leep.csv")
+    _, errors = command.process.communicate(timeout=120)
+    assert (command.process.returncode, errors) == (0, "")
+    names, distances = read_distances(tmp_path / "leep.csv")
+    assert np.isnan(distances[names.index(KEEPS)]).all()
+    assert np.isfinite(np.delete(distances, names.index(KEEPS), axis=0)).all()
 
 
 def test_the_run_verifies(finished: tuple[Path, Path]) -> None:
