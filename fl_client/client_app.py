@@ -9,12 +9,13 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from fl_client.checkpoints import keep_checkpoint
-from fl_client.node import current_site, site_coordinators
+from fl_client.node import current_site, simulated, site_coordinators
 from fl_client.plan_acceptance import accept_plan
 from fl_client.plans import require_planned
 from fl_client.plugin import add_fingerprinting, answering, answering_round, outside, site_gate
 from fl_client.score_requests import own_model, signed_scores
 from fl_client.trial_limit import trial_digest
+from protocol.descriptor_records import from_descriptors_request, to_descriptors
 from protocol.errors import MalformedMessage
 from protocol.orders import Order, order_from_config
 from protocol.plan_records import from_recipes_request, from_shown_plan, to_accepted, to_recipes
@@ -69,6 +70,17 @@ def checkpoint(message: Message, context: Context) -> RecordDict:
     """Check and keep what the coordinator shows of the run's log."""
     shown = from_checkpoint(message.content)
     return to_kept(keep_checkpoint(current_site(context), shown, site_coordinators(context)))
+
+
+@app.query("descriptors")
+@answering
+def descriptors(message: Message, context: Context) -> RecordDict:
+    """Release what measures need beside the fingerprint, as far as the site's policy permits."""
+    asked = from_descriptors_request(message.content)
+    from fl_client.descriptor_gate import DescriptorGate
+
+    gate = site_gate(context, keep_features=True)
+    return to_descriptors(DescriptorGate(gate, simulated=simulated()).answer(asked))
 
 
 @app.query("recipes")

@@ -191,9 +191,9 @@ class Gate:
 
     def _require_approved(self, spec: Spec, run: str) -> None:
         """Raise where a person denied the spec, or has yet to approve it."""
-        self._require_not_denied(spec)
+        self.require_not_denied(spec)
         if self.policy.waits(spec):
-            kept = self._kept(spec)
+            kept = self.kept(spec)
             if kept is None or not kept.holds(utc_now()):
                 self._wait(spec, run)
 
@@ -268,9 +268,9 @@ class Gate:
 
     def _let_go(self, spec: Spec, run: str, asked: AskedTerms) -> Kept:
         """Return the release of what the policy does not forbid: a kept one, or a new one."""
-        self._require_not_denied(spec)
+        self.require_not_denied(spec)
         offer, waits = self.maker.offer(spec, asked), self.policy.waits(spec)
-        kept = self._kept(spec)
+        kept = self.kept(spec)
         if kept is not None and not offer.is_of(kept.payload, kept.terms.privacy):
             kept = None
         if kept and kept.holds(utc_now(), *(() if waits else (RENEWAL,))):
@@ -281,7 +281,7 @@ class Gate:
             made = Made(kept.payload, known_digest(self.site), offer)
         else:
             made = self.maker.make(spec, asked, run)
-            self._require_not_denied(spec)  # computing takes its time, and a person may step in
+            self.require_not_denied(spec)  # computing takes its time, and a person may step in
         signed = self.sign(spec, made)
         if self.keeps:
             self.keep(spec, signed, made)
@@ -296,13 +296,15 @@ class Gate:
     def _signer(self) -> Signer:
         return self.find_signer()
 
-    def _kept(self, spec: Spec) -> Kept | None:
+    def kept(self, spec: Spec) -> Kept | None:
+        """Return the kept release of a spec, see `fl_client.releases.Releases.find`."""
         if not self.keeps:
             return None
         recipient = self.bound_to(spec)
         return Releases(self.site.state).find(self.site, spec, self.policy, self._signer, recipient)
 
-    def _require_not_denied(self, spec: Spec) -> None:
+    def require_not_denied(self, spec: Spec) -> None:
+        """Raise unless no person at the site turned this spec down."""
         if self.keeps:
             Requests(self.site.state).require_not_denied(spec)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid
 from fl_server.closing import show_closed
 from fl_server.coordinator import Coordinator, open_coordinator
 from fl_server.decisions import Decision, decide_as
+from fl_server.descriptors import collect_descriptors
 from fl_server.exchange import Begun, Exchange, Patience, exchange_fingerprints
 from fl_server.late import join_at_the_end
 from fl_server.outcome_records import experiments_of, write_experiments
@@ -19,7 +21,6 @@ from fl_server.pool_after import add_to_pool, check_pool
 from fl_server.report import write_report
 from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
 from fl_server.runstate import RunState, run_state
-from fl_server.score_folder import ByTarget
 from fl_server.scores import ArmOutcome
 from fl_server.scoring import collect_scores, require_scorable
 from fl_server.settings import RunSettings
@@ -32,6 +33,7 @@ from protocol.files import atomic_json, atomic_write, sha256_hex
 from protocol.runfiles import LeftOut
 from protocol.spec import load_spec
 from protocol.trials import TrialsFile
+from strategies.measures import Task
 
 log = logging.getLogger("fedprint")
 
@@ -94,8 +96,10 @@ def _run_once(
 ) -> Exchange:
     """Do the job from where it is to its end."""
     exchange = _exchange(grid, settings, state, coordinator)
+    descriptors = collect_descriptors(grid, settings, state, exchange)
     scores = collect_scores(grid, settings, state, exchange, coordinator)
-    decision = _decide(state.folder, exchange, settings, scores)
+    tasks = tasks_of(exchange, descriptors, scores)
+    decision = _decide(state.folder, exchange, settings, tasks)
     _show_log(grid, settings, state, exchange)
     outcomes = train_arms(grid, settings, state, exchange, decision, coordinator)
     _finish(state.folder, settings, state, exchange, decision, outcomes)
@@ -146,8 +150,10 @@ def _exchange(
     return exchange
 
 
-def _decide(out: Path, exchange: Exchange, settings: RunSettings, scores: ByTarget) -> Decision:
-    decision = decide_as(settings, tasks_of(exchange, scores=scores))
+def _decide(
+    out: Path, exchange: Exchange, settings: RunSettings, tasks: Sequence[Task]
+) -> Decision:
+    decision = decide_as(settings, tasks)
     note_suspicions(exchange, decision.suspicions, decision.left_out)
     write_exchange(out, exchange)
     atomic_write(out / "distances.csv", distances_csv(decision.names, decision.distances))

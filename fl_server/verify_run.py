@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from fl_server.verify_descriptors import check_descriptors
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from fl_server.verify_history import check_history
 from fl_server.verify_log import check_closed, check_kept, check_key, check_log, has_kept
@@ -32,6 +33,7 @@ CHECKS: dict[str, Check] = {
     "checkpoints that sites keep": check_kept,
     "the trust store": check_trust,
     "releases and session bindings": check_releases,
+    "descriptors and their statements": check_descriptors,
     "what was asked for": check_asked,
     "what came after what": check_history,
     "stated privacy and ledger.json": check_privacy,
