@@ -255,18 +255,18 @@ def _scores() -> dict[str, Door]:
 
     return {
         "score request": Door(
-            _fields(score_records.to_score_request("nonce-1", [candidate], {})),
+            fields(score_records.to_score_request("nonce-1", [candidate], {})),
             lambda fields: score_records.from_score_request(record(fields)),
         ),
         "model to score": Door(Array(model["body.bias"]).data, with_array),
         "scores": Door(
-            _fields(score_records.to_scores(envelope)),
+            fields(score_records.to_scores(envelope)),
             lambda fields: verify(score_records.from_scores(record(fields))),
         ),
         "scores envelope": Door(envelope, verify),
         "signed scores": Door(
             open_envelope(envelope, lambda _: signer.public_key)[0],
-            lambda data: verify(_signed(data, signer)),
+            lambda data: verify(sign_as_is(data, signer)),
         ),
     }
 
