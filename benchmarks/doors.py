@@ -15,10 +15,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from securesystemslib.dsse import Envelope
 
-from protocol import enrolment, keys, log, merkle, orders, records, statement, trust
+from protocol import (
+    enrolment,
+    keys,
+    log,
+    merkle,
+    orders,
+    records,
+    score_records,
+    scores,
+    statement,
+    trust,
+)
 from protocol.envelope import IN_TOTO, open_envelope, own_key, own_keys, sign
 from protocol.errors import BadLog
 from protocol.files import canonical_json, sha256_hex
@@ -29,6 +40,7 @@ from protocol.projection import Projection
 from protocol.spec import Spec, edges_digest, parse_spec
 from protocol.taskcard import ClassCard, TaskCard
 from protocol.verify import verify_release
+from protocol.weights import weights_sha256
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 LIMIT = 1 << 20
@@ -56,7 +68,7 @@ def doors(folder: Path) -> dict[str, Door]:
     from benchmarks.doors_descriptors import descriptor_doors  # which is made of parts of this file
 
     found = [_releases(), _requests(), _trust(), _logs(folder), _ledgers(), _invitations(folder)]
-    found.append(descriptor_doors())
+    found += [_scores(), descriptor_doors()]
     return {name: door for group in found for name, door in group.items()}
 
 
@@ -214,6 +226,51 @@ def _requests() -> dict[str, Door]:
     }
 
 
+def _scores() -> dict[str, Door]:
+    """Models that are to be scored, and a target's signed scores."""
+    signer, model = keys.signer(keys.generate_key()), {"body.bias": np.ones(6, np.float32)}
+    sha256, spec = weights_sha256(model), "d" * 64
+    candidate = score_records.Candidate(source="south", sha256=sha256)
+    found = scores.Scores(
+        site="north", **_MODELS, spec_digest=spec, images=IMAGES, policy_digest="b" * 64,
+        models={"south": scores.ModelScores(model=sha256, values={"leep": -0.5, "logme": 1.25})},
+        issued=NOW, expires=NOW + timedelta(hours=20),
+    )  # fmt: skip
+    envelope = scores.sign_scores(found, "a" * 64, signer)
+
+    def verify(data: bytes) -> object:
+        statement, _ = scores.open_scores(data, lambda _: signer.public_key)
+        scores.check_fresh(statement.predicate, "nonce-1", NOW)
+        return scores.check_scores(
+            statement, site="north", run="run-1", release="a" * 64, spec=spec,
+            models={"south": sha256},
+        ).by_measure()  # fmt: skip
+
+    def with_array(data: bytes) -> object:
+        array = Array(model["body.bias"])
+        array.data = data
+        models = {"south": ArrayRecord({"body.bias": array})}
+        content = score_records.to_score_request("nonce-1", [candidate], models)
+        return score_records.from_score_request(content)
+
+    return {
+        "score request": Door(
+            _fields(score_records.to_score_request("nonce-1", [candidate], {})),
+            lambda fields: score_records.from_score_request(record(fields)),
+        ),
+        "model to score": Door(Array(model["body.bias"]).data, with_array),
+        "scores": Door(
+            _fields(score_records.to_scores(envelope)),
+            lambda fields: verify(score_records.from_scores(record(fields))),
+        ),
+        "scores envelope": Door(envelope, verify),
+        "signed scores": Door(
+            open_envelope(envelope, lambda _: signer.public_key)[0],
+            lambda data: verify(_signed(data, signer)),
+        ),
+    }
+
+
 def _trust() -> dict[str, Door]:
     """The trust store and a site's enrolment."""
     coordinator, key, node = (
@@ -311,7 +368,8 @@ def _ledgers() -> dict[str, Door]:
             width=3, cap=1, **spent, total_rho=total, previous=before, salt="5" * 64,
         )  # fmt: skip
         lines.append(line.sealed())
-    first = canonical_json(lines[0].model_dump(mode="json", exclude={"digest", "kind"}))
+    whole = json.loads(lines[0].to_bytes())
+    first = canonical_json({name: value for name, value in whole.items() if name != "digest"})
 
     def sealed(data: bytes) -> object:
         line = canonical_json({**json.loads(data), "digest": sha256_hex(data)})
