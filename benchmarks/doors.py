@@ -65,8 +65,10 @@ def doors(folder: Path) -> dict[str, Door]:
     folder : Path
         Where those that read files find them; best on a disk in memory.
     """
+    from benchmarks.doors_descriptors import descriptor_doors  # which is made of parts of this file
+
     found = [_releases(), _requests(), _trust(), _logs(folder), _ledgers(), _invitations(folder)]
-    found.append(_scores())
+    found += [_scores(), descriptor_doors()]
     return {name: door for group in found for name, door in group.items()}
 
 
@@ -95,11 +97,12 @@ def record(values: Mapping[str, Any]) -> RecordDict:
     return RecordDict({records.RECORD: ConfigRecord(dict(values))})
 
 
-def _fields(content: RecordDict) -> dict[str, Any]:
+def fields(content: RecordDict) -> dict[str, Any]:
+    """Return the fields of a message, as `record` takes them."""
     return dict(content[records.RECORD])  # type: ignore[arg-type]
 
 
-def _signed(payload: bytes, key: keys.Signer, payload_type: str = IN_TOTO) -> bytes:
+def sign_as_is(payload: bytes, key: keys.Signer, payload_type: str = IN_TOTO) -> bytes:
     """Sign bytes as they are: `protocol.envelope.sign` would only sign a valid statement."""
     whole = Envelope(payload, payload_type, {})
     whole.sign(key)
@@ -177,15 +180,15 @@ def _release_doors(
     content, binding = canonical_json(whole), open_envelope(session, lambda _: signer.public_key)[0]
     return {
         f"reply ({mode})": Door(
-            _fields(records.to_reply("north", payload, envelope, session)), reply
+            fields(records.to_reply("north", payload, envelope, session)), reply
         ),
         f"release envelope ({mode})": Door(envelope, lambda data: verify(payload, data)),
         f"binding envelope ({mode})": Door(session, lambda data: verify(payload, envelope, data)),
         f"signed statement ({mode})": Door(
-            content, lambda data: verify(payload, _signed(data, signer))
+            content, lambda data: verify(payload, sign_as_is(data, signer))
         ),
         f"signed binding ({mode})": Door(
-            binding, lambda data: verify(payload, envelope, _signed(data, signer))
+            binding, lambda data: verify(payload, envelope, sign_as_is(data, signer))
         ),
         f"signed tensor ({mode})": Door(payload, tensor),
         f"signed integers ({mode})": Door(plain.astype("<i8").tobytes(), values("<i8")),
@@ -206,16 +209,16 @@ def _requests() -> dict[str, Door]:
     ).to_config()  # fmt: skip
     return {
         "release request": Door(
-            _fields(records.release_request("run-1", "n", spec, asked)),
+            fields(records.release_request("run-1", "n", spec, asked)),
             lambda fields: records.from_release_request(record(fields)),
         ),
         "hello": Door(
-            _fields(records.to_hello("north", pem)),
+            fields(records.to_hello("north", pem)),
             lambda fields: records.from_hello(record(fields)),
         ),
         "hello request": Door({"run": "run-1"}, lambda f: records.from_hello_request(record(f))),
         "refusal": Door(
-            _fields(records.to_refusal("too-few-images", "this site has 30")),
+            fields(records.to_refusal("too-few-images", "this site has 30")),
             lambda fields: records.refusal(record(fields)),
         ),
         "order": Door(order, lambda fields: orders.order_from_config(ConfigRecord(dict(fields)))),
@@ -292,7 +295,7 @@ def _trust() -> dict[str, Door]:
         "trust store": Door(signed, lambda data: trust.open_store(data, pem)),
         "signed trust store": Door(
             canonical_json(store.model_dump(mode="json")),
-            lambda data: trust.open_store(_signed(data, coordinator, trust.STORE_TYPE), pem),
+            lambda data: trust.open_store(sign_as_is(data, coordinator, trust.STORE_TYPE), pem),
         ),
         "enrolment": Door(asked, lambda data: enrolment.open_enrolment(data)),
         "signed enrolment": Door(content.replace(b'"north"', b'"east"'), enrol),
@@ -345,9 +348,9 @@ def _logs(folder: Path) -> dict[str, Door]:
         "checkpoint": Door(checkpoint, lambda data: log.open_checkpoint(data, pem)),
         "signed checkpoint": Door(
             canonical_json(book.checkpoint().model_dump(mode="json")),
-            lambda data: log.open_checkpoint(_signed(data, signer, log.CHECKPOINT_TYPE), pem),
+            lambda data: log.open_checkpoint(sign_as_is(data, signer, log.CHECKPOINT_TYPE), pem),
         ),
-        "checkpoint message": Door(_fields(records.to_checkpoint(message)), shown),
+        "checkpoint message": Door(fields(records.to_checkpoint(message)), shown),
     }
 
 
