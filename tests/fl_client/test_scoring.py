@@ -217,6 +217,29 @@ def test_one_bad_model_costs_only_its_own_score(folder: Path, spec: Spec) -> Non
     assert not found["bad"].values
 
 
+@pytest.mark.parametrize(
+    ("found", "left"),
+    [
+        (np.linalg.LinAlgError("not positive definite"), ({}, "undefined")),
+        (OverflowError("too large"), ({}, "undefined")),
+        ({"leep": -1.0, "nce": np.nan, "logme": 1e300}, ({"leep": -1.0}, "")),
+        ({"logme": -np.inf}, ({}, "undefined")),
+    ],
+)
+def test_a_model_that_breaks_the_arithmetic_costs_only_its_own_score(
+    folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch, found: Any, left: Any
+) -> None:
+    def scored(*_: Any) -> dict[str, float]:
+        if isinstance(found, Exception):
+            raise found
+        return dict(found)
+
+    monkeypatch.setattr("fl_client.scoring.score_model", scored)
+    model = model_of(1)
+    one = score(learner(folder, spec), model, weights_sha256(model))
+    assert (one.values, one.unscored) == left
+
+
 def test_models_in_several_messages_are_all_in_the_last_answer(folder: Path, spec: Spec) -> None:
     release = Coordinator(folder, spec).release
     first, last = model_of(1), model_of(2)
