@@ -27,6 +27,8 @@ from protocol.spec import Spec
 from protocol.statement import RELEASE_VALIDITY, utc_now
 
 NOT_ALLOWED = "descriptors-not-allowed"
+LEAST_PATIENTS = 3
+"""Of each class whose moments leave: mean and variance of two values are the two values."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,10 @@ def may_leave(
             "have no preview: automatic = true would permit them",
         ),
         (
-            kind == "class-moments" and _smallest_class(site) < 2 and not simulated,
+            kind == "class-moments" and _smallest_class(site) < LEAST_PATIENTS and not simulated,
             "small-class",
-            f"class-moments of site {site.name} stay, for the mean of a class of one patient is "
-            "that patient's: leave the class out",
+            f"class-moments of site {site.name} stay, for mean and variance of one or two patients "
+            f"tell each one's features: leave classes of fewer than {LEAST_PATIENTS} out",
         ),
     )
     for refused, reason, message in refusals:

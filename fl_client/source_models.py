@@ -71,7 +71,7 @@ def read_model(path: Path, features: int) -> SourceModel:
         arrays = safetensors.numpy.load(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is no model ({error}): name a safetensors file") from error
     shapes = {BODY + "weight": (HIDDEN, features), BODY + "bias": (HIDDEN,)}
     try:

@@ -222,6 +222,19 @@ def test_moments_of_others_are_checked(tmp_path: Path, moments: Path, spec: Spec
         read_class_moments(moments, 9)
 
 
+@pytest.mark.parametrize("dtype", ["BOOL", "F16", "F64", "BF16", "F8_E4M3", "C64", "U64", "none"])
+def test_tensors_of_any_other_type_are_refused(tmp_path: Path, dtype: str) -> None:
+    size = {"F16": 2, "BF16": 2, "F64": 8, "C64": 8, "U64": 8}.get(dtype, 1)
+    data = b"\x7f\xf0" * size  # 2 values, not finite where they are floating
+    header = json.dumps({"counts": {"dtype": dtype, "shape": [2], "data_offsets": [0, len(data)]}})
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + data)
+    for read in (read_class_moments, read_model):
+        with pytest.raises(DataError, match=r"x\.safetensors") as caught:
+            read(path, 512)
+        assert "\n" not in str(caught.value)
+
+
 def test_moments_of_projected_features_cannot_tune(
     adaptation: Adaptation, models: list[Path], spec: Spec
 ) -> None:

@@ -200,13 +200,18 @@ def test_what_the_policy_does_not_permit_stays(
     assert (last.decision, last.arm, last.reason) == ("refused", kind, reason)
 
 
-def test_class_of_one_patient_keeps_its_moments(tmp_path: Path, spec: Spec) -> None:
+@pytest.mark.parametrize("patients", [1, 2])
+def test_class_of_two_patients_keeps_its_moments(tmp_path: Path, spec: Spec, patients: int) -> None:
     save_private_key(tmp_path / "key.pem", generate_key())
-    folder = write_classes(tmp_path / "north", {"a": 5, "b": 1})
+    folder = write_classes(tmp_path / "north", {"a": 9 - patients, "b": patients})
     fingerprinted(folder, spec)
     reply = asked(folder, spec, "class-moments", "moments")
     assert list(reply.sent) == ["moments"]
-    assert reply.refused["class-moments"][0] == "small-class"
+    assert reply.refused["class-moments"] == (
+        "small-class",
+        "site policy: class-moments of site north stay, for mean and variance of one or two "
+        "patients tell each one's features: leave classes of fewer than 3 out",
+    )
 
 
 def test_descriptors_go_with_a_released_fingerprint_only(folder: Path, spec: Spec) -> None:
