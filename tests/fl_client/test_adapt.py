@@ -27,7 +27,7 @@ from fl_client.source_moments import read_class_moments
 from fl_client.splits import split_site
 from protocol.descriptor_files import to_bytes
 from protocol.descriptors import ClassMoments
-from protocol.errors import ConfigError, DataError
+from protocol.errors import ConfigError, DataError, NotFinite
 from protocol.sharing import BODY, HIDDEN, initial_adapter, initial_rows
 from protocol.spec import Spec
 
@@ -205,6 +205,9 @@ def test_files_of_others_are_checked(tmp_path: Path, models: list[Path], spec: S
         gap = "" if text.startswith("'") else " "
         with refused(f"{path}: the model{gap}{text}{end}"):
             read_model(path, m)
+    safetensors.numpy.save_file({n: np.full_like(v, -1e30) for n, v in good.items()}, path)
+    with refused(f"{path} holds weights above 1e+06: leave that model out"):
+        read_model(path, m)
     twin = tmp_path / models[0].name
     twin.write_bytes(models[0].read_bytes())
     with refused("two models are called model-1: rename one of the files"):
@@ -249,6 +252,13 @@ def test_moments_of_projected_features_cannot_tune(
     brief = Adaptation(adaptation.learner.site, spec, Budget(epochs=3), "cpu")
     with refused("3 epochs are too few to tune: take 4", ConfigError):
         brief.otce(read_model(models[0], spec.features), few)
+
+
+def test_training_that_diverges_says_so(site: Site, spec: Spec) -> None:
+    wild = Adaptation(site, spec, Budget(epochs=3, learning_rate=1e30), "cpu")
+    text = "what the model answers is not finite: take a smaller learning rate, or another start"
+    with refused(text, NotFinite):
+        wild.scratch()
 
 
 def row(way: str, auroc: float, test: float) -> Row:
