@@ -20,6 +20,7 @@ from protocol.errors import FedprintError
 from protocol.files import atomic_write
 from protocol.runfiles import LeftOut, SiteMetrics
 from protocol.taskcard import class_keys
+from strategies.transferability import SCORES
 
 TEMPLATE = Path("fl_server/templates/report.html")
 REPORT = "report.html"
@@ -133,7 +134,8 @@ def _context(data: RunData) -> dict[str, Any]:
         "colours": ARM_COLOURS,
         "most_leaves": MOST_LEAVES,
         "releases": data.releases,
-        "measure": data.run.settings.get("measure", "bkld-large-unweighted"),
+        "measure": (measure := str(data.run.settings.get("measure", "bkld-large-unweighted"))),
+        "by_scores": measure in SCORES,
         "heatmap": heatmap(data.sites, data.between, groups),
         "dendrogram": dendrogram(data.sites, data.linkage, groups) if leaves else None,
         "bars": bars(data.sites, metrics, groups, _chance(data)) if metrics else None,

@@ -396,6 +396,7 @@ def test_a_run_decides_by_the_scores(deployed: Deployed) -> None:
     assert found == {t: {s: -v for s, v in by["logme"].items()} for t, by in EXPECTED.items()}
     nearest = deployed.read("groups.json")["sites"]["site-0-0"]["partners"][0]["site"]
     assert nearest == "site-0-1"
+    assert "nobody else can compute them again" in (deployed.out / "report.html").read_text()
     assert deployed.is_whole()
     assert deployed.groups() == [["site-0-0", "site-0-1"], ["site-1-0", "site-1-1"], ["site-2-0"]]
 
