@@ -60,10 +60,11 @@ class DescriptorGate:
         own, spec = self.gate, asked.spec
         with own.recorder.refusals(spec, asked.run, kind):
             may_leave(own.policy, kind, spec, own.site, asked.terms, simulated=self.simulated)
-            own.require_not_denied(spec)
-            fingerprint = self._fingerprint(spec)
+            self._fingerprint(spec)
             with turn(own.site.state):
                 made = self._made(asked, kind)
+            # computing takes its time: a person may step in, and images may change
+            fingerprint = self._fingerprint(spec)
             envelope = sign_descriptor(
                 own.site, kind, made, fingerprint, spec, own.policy, own.find_signer()
             )
@@ -79,7 +80,8 @@ class DescriptorGate:
         return describe_plain(own.site, asked.spec, kind, own.device)
 
     def _fingerprint(self, spec: Spec) -> str:
-        """Return the digest of the fingerprint that a descriptor goes with."""
+        """Return the digest of the fingerprint that a descriptor goes with, if none denied it."""
+        self.gate.require_not_denied(spec)
         kept = self.gate.kept(spec)
         if kept is None:
             raise PolicyError(
