@@ -31,6 +31,7 @@ from fl_server.verify_run import verify_run
 from fl_server.verify_scores import check_signed_scores
 from protocol.errors import ConfigError, DigestMismatch, FedprintError, UnknownKey
 from protocol.keys import generate_node_key
+from protocol.score_records import Candidate, from_scores, to_score_request
 from protocol.sharing import BODY, HIDDEN, initial_rows
 from protocol.verify import read_fingerprints
 from strategies.suspicion import Suspicion
@@ -362,6 +363,21 @@ def test_a_folder_of_scores_is_verified_when_it_is_read(deployed: Deployed) -> N
     assert str(caught.value) == (
         f"{deployed.out} holds scores of site-3-0, and no fingerprint that they go with: bring it, "
         "or delete scores/site-3-0.dsse.json"
+    )
+
+
+def test_scores_of_different_models_are_not_compared(deployed: Deployed) -> None:
+    deployed.go(scores=True)
+    site = site_of(deployed, "site-1-1")
+    [candidate] = [Candidate(source="site-0-0", sha256="0" * 64)]
+    site.known = {"site-0-0": "0" * 64}
+    envelope = from_scores(site.score(to_score_request("n", [candidate], {})))
+    (deployed.out / "scores" / "site-1-1.dsse.json").write_bytes(envelope)
+    with pytest.raises(ConfigError) as caught:
+        tasks_of_folder(deployed.out)
+    assert str(caught.value) == (
+        f"{deployed.out} holds scores of site-0-0 and site-1-1 that are of different models of "
+        "site-0-0: keep those of one run in scores"
     )
 
 
