@@ -54,6 +54,13 @@ def test_large_tasks_are_thinned_evenly() -> None:
     np.testing.assert_allclose(np.bincount(labels[chosen]), [60, 30, 10], atol=1)
 
 
+def test_a_site_that_names_ten_thousand_classes_costs_only_itself() -> None:
+    many = ClassMoments(np.ones(10_000, np.int64), np.zeros((10_000, 8)), np.zeros((10_000, 8)))
+    tasks = [TASKS[0], Task("many", 10_000, SPEC, class_moments=many)]
+    found = get("otce-classes").distances(tasks, tasks)
+    np.testing.assert_array_equal(np.isnan(found), [[False, False], [False, True]])
+
+
 def test_what_was_not_released_is_named() -> None:
     bare = Task("bare", 3, SPEC)
     text = (
