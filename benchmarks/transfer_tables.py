@@ -26,7 +26,7 @@ def write_outcomes(folder: Path, kept: Kept) -> None:
             value = f"{scores[metric]:.6f}"
             if scenario == "alone":
                 baselines.append([metric, 0, target, seed, value])
-            else:
+            elif scenario != "source":
                 outcomes.append([scenario, metric, target, source, seed, value])
     names = ["scenario", "metric", "target", "source", "repetition", "performance"]
     packed = gzip.compress(_table(names, outcomes).encode(), mtime=0)  # the same bytes again

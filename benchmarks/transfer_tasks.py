@@ -1,6 +1,6 @@
 """Small real tasks to measure transfer between, written as the folders of sites that hold them.
 
-Nineteen tasks of eleven data sets, each with its own images, classes and split. Where one data set
+Nineteen tasks of twelve data sets, each with its own images, classes and split. Where one data set
 gives two tasks, these are *siblings*: the classes are dealt out between them, so that no class and
 no image is in both. Splits never cut through a subject (slab of slices, tile of a picture, fonts
 that lie side by side); where a picture is its own subject, near copies may be in two splits.

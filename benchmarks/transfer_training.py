@@ -1,19 +1,22 @@
 """All transfers between tasks, trained by the very code that sites train with, and kept.
 
-Adapter recipe on frozen features; every training has the same budget: `ROUNDS` x `EPOCHS` epochs
-of the target's own images.
+Adapter recipe on frozen features. As in Godau et al. (arXiv 2412.08763) a target has few images
+and a source all of its own; here `FEW`, drawn anew for every seed, and 60 to 160. Every training
+of a target has the same budget, `ROUNDS` epochs of these images:
 
 - *alone*: from a new adapter. What a transfer has to beat.
-- *pretraining*: from the adapter that the source trained alone.
-- *co-training*: both train in rounds and average their adapters, weighted by their images, as
-  FedAvg does; heads stay apart, because no two tasks here have a class in common.
+- *pretraining*: from the adapter that the source trained alone, to the end.
+- *co-training*: both train in rounds of one epoch and average their adapters, weighted by their
+  images, as FedAvg does; heads stay apart, because no two tasks here have a class in common.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +30,9 @@ from protocol.spec import Spec
 from protocol.weights import body_of
 
 RUN = "transfer"
-ROUNDS, EPOCHS, BATCH = 5, 4, 16
+FEW, ROUNDS, BATCH = 32, 8, 16
+SOURCE_EPOCHS = 20
+NAMES = ("scenario", "seed", "source", "target")
 METRICS = ("balanced_accuracy", "auroc")
 
 Scores = dict[str, float]
@@ -44,18 +49,16 @@ class Kept:
         if len(whole) < len(lines):
             path.write_text("".join(whole))  # the last line was cut short
         for line in whole:
-            for row in json.loads(line):
-                key = (row["scenario"], row["seed"], row["source"], row["target"])
-                self.scores[key] = {name: row[name] for name in METRICS}
+            row = json.loads(line)
+            key = (row["scenario"], row["seed"], row["source"], row["target"])
+            self.scores[key] = {name: row[name] for name in METRICS}
 
-    def add(self, found: dict[Key, Scores]) -> None:
-        """Keep the scores of one training, on test data, and write them at once."""
-        names = ("scenario", "seed", "source", "target")
-        kept = {key: {m: float(one[f"test_{m}"]) for m in METRICS} for key, one in found.items()}
-        rows = [dict(zip(names, key, strict=True)) | scores for key, scores in kept.items()]
+    def add(self, key: Key, scores: Scores) -> None:
+        """Keep the test scores of one training, and write them at once."""
+        self.scores[key] = {name: float(scores[f"test_{name}"]) for name in METRICS}
+        row = dict(zip(NAMES, key, strict=True)) | self.scores[key]
         with self.path.open("a") as file:
-            file.write(json.dumps(rows) + "\n")
-        self.scores |= kept
+            file.write(json.dumps(row) + "\n")
 
 
 def learners(folders: Sequence[Path], spec: Spec) -> dict[str, Learner]:
@@ -79,73 +82,67 @@ def order(spec: Spec, arm: str, seed: int, epochs: int, server_round: int = 0) -
     )
 
 
+def few(learner: Learner, seed: int) -> Learner:
+    """Return the same task with few images to train on, of every class the same number."""
+    data, rng = learner.data, np.random.default_rng(seed)
+    train = rng.permutation(data.splits["train"])
+    labels, each = data.labels[train], FEW // len(learner.classes)
+    chosen = [train[labels == kind][:each] for kind in range(len(learner.classes))]
+    target = copy.copy(learner)
+    target.data = replace(data, splits={**data.splits, "train": np.sort(np.concatenate(chosen))})
+    return target
+
+
 def model_of(learner: Learner, seed: int) -> Arrays:
-    """Return the model that a task trained alone."""
-    return RunModels(learner.site, RUN, f"alone-{seed}").load("model")
+    """Return the model that a source trained alone."""
+    return RunModels(learner.site, RUN, f"source-{seed}").load("model")
 
 
 def measure_all(
     every: dict[str, Learner], seeds: Sequence[int], kept: Kept, step: Callable[[], None]
 ) -> None:
     """Train whatever is not kept yet, seed by seed."""
-    for key, train in _trainings(every, seeds):
+    for key in _keys(list(every), seeds):
         if key not in kept.scores:
-            kept.add(train())
+            kept.add(key, _trained(every, *key))
         step()
 
 
 def trainings(tasks: int, seeds: int) -> int:
-    """Return how many trainings there are: alone, ordered pairs, unordered pairs."""
-    return seeds * (tasks + tasks * (tasks - 1) * 3 // 2)
+    """Return how many trainings there are: sources, targets alone, and two a pair."""
+    return seeds * 2 * tasks * tasks
 
 
-def _trainings(
-    every: dict[str, Learner], seeds: Sequence[int]
-) -> Iterator[tuple[Key, Callable[[], dict[Key, Scores]]]]:
+def _keys(names: Sequence[str], seeds: Sequence[int]) -> Iterator[Key]:
     for seed in seeds:
-        for name in every:
-            yield ("alone", seed, "", name), lambda n=name, s=seed: _alone(every, n, s)  # type: ignore[misc]
-        for one, other in combinations(every, 2):
-            for source, target in ((one, other), (other, one)):
-                yield (
-                    ("pretraining", seed, source, target),
-                    lambda a=source, b=target, s=seed: _pretrained(every, a, b, s),  # type: ignore[misc]
-                )
-            yield (
-                ("co-training", seed, one, other),
-                lambda a=one, b=other, s=seed: _together(every, a, b, s),  # type: ignore[misc]
-            )
+        yield from (("source", seed, "", name) for name in names)
+        yield from (("alone", seed, "", name) for name in names)
+        for scenario in ("pretraining", "co-training"):
+            yield from ((scenario, seed, *pair) for pair in permutations(names, 2))
 
 
-def _alone(every: dict[str, Learner], name: str, seed: int) -> dict[Key, Scores]:
-    learner = every[name]
-    scores = learner.train_alone(order(learner.spec, f"alone-{seed}", seed, ROUNDS * EPOCHS))
-    return {("alone", seed, "", name): scores}
+def _trained(
+    every: dict[str, Learner], scenario: str, seed: int, source: str, target: str
+) -> Scores:
+    """Train once; return the target's scores."""
+    learner = every[target]
+    if scenario == "source":
+        return learner.train_alone(order(learner.spec, f"source-{seed}", seed, SOURCE_EPOCHS))
+    if scenario == "co-training":
+        return _together(every[source], few(learner, seed), seed)
+    given = body_of(model_of(every[source], seed)) if source else None
+    return few(learner, seed).try_out(order(learner.spec, scenario, seed, ROUNDS), given)
 
 
-def _pretrained(
-    every: dict[str, Learner], source: str, target: str, seed: int
-) -> dict[Key, Scores]:
-    learner, body = every[target], body_of(model_of(every[source], seed))
-    scores = learner.try_out(order(learner.spec, "pretraining", seed, ROUNDS * EPOCHS), body)
-    return {("pretraining", seed, source, target): scores}
-
-
-def _together(every: dict[str, Learner], one: str, other: str, seed: int) -> dict[Key, Scores]:
-    """Train two tasks together; what comes of it counts for both."""
-    pair = [every[one], every[other]]
-    examples = np.array([learner.examples for learner in pair], dtype=np.float64)
-    body = body_of(pair[0].start(seed))  # the same for all, by the seed
+def _together(source: Learner, target: Learner, seed: int) -> Scores:
+    pair, arm = (source, target), "co-training"
+    examples = [learner.examples for learner in pair]
+    body = body_of(target.start(seed))  # the same for all, by the seed
     for number in range(1, ROUNDS + 1):
-        asked = order(pair[0].spec, "co-training", seed, EPOCHS, number)
+        asked = order(target.spec, arm, seed, epochs=1, server_round=number)
         sent = [learner.train_round(asked, body) for learner in pair]
         body = {
             name: np.average([s[name] for s in sent], axis=0, weights=examples).astype(np.float32)
             for name in body
         }
-    last = order(pair[0].spec, "co-training", seed, EPOCHS)
-    scores = [learner.finish(last, body) for learner in pair]
-    return {
-        ("co-training", seed, one, other): scores[1],
-        ("co-training", seed, other, one): scores[0],
-    }
+    return target.finish(order(target.spec, arm, seed, epochs=1), body)
