@@ -3,60 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from strategies.transferability import score_model
 
-from benchmarks.transfer_training import model_of
+from benchmarks.transfer_training import few, model_of
+from fl_client.describe import site_fisher
 from fl_client.features import cached_features
+from fl_client.histogram import BinCounter
 from fl_client.learner import Learner
 from fl_client.model import Adapter, SiteModel
+from fl_client.moments import class_moments, moments
+from protocol.descriptors import Features
 from protocol.fingerprint import Fingerprint
 from protocol.sharing import HIDDEN, Arrays
 from strategies.measures import Task
+from strategies.transferability import score_model
 
+FISHER_IMAGES = 60
 Scores = dict[str, dict[str, float]]  # by measure, then by source
 
 
 def describe(every: dict[str, Learner], seeds: Sequence[int]) -> list[Task]:
-    """Return the tasks with fingerprint, card, descriptors and scores, of all images but scores.
+    """Return the tasks with fingerprint, card, descriptors and scores.
 
-    Scores are of the models that the sources trained alone, on the target's training images, and
-    means over the seeds.
+    Fingerprint and descriptors are of the training images of a task as source; no test image is
+    looked at. Scores are of the models that the sources trained, on the target's few images; the
+    mean over the seeds.
     """
-    models = {name: [model_of(learner, s) for s in seeds] for name, learner in every.items()}
-    return [_task(learner, _scores(learner, models, every)) for learner in every.values()]
+    models = {name: [model_of(learner, seed) for seed in seeds] for name, learner in every.items()}
+    tasks = []
+    for target, learner in every.items():
+        others = {name: each for name, each in models.items() if name != target}
+        scores = _scores(learner, seeds, others, every)
+        tasks.append(_task(learner, scores))
+    return tasks
 
 
 def _task(learner: Learner, scores: Scores) -> Task:
-    site, spec = learner.site, learner.spec
-    counts = cached_features(site, spec, "cpu")[1]
-    images = len(site.images)
+    train, spec = learner.data.splits["train"], learner.spec
+    features = cached_features(learner.site, spec, "cpu")[0][train]
+    labels = learner.data.labels[train]
+    site = replace(learner.site, images=[learner.site.images[i] for i in train])
+    counter = BinCounter(spec, torch.device("cpu"))
+    counter.add(torch.from_numpy(features))
     return Task(
         site.name,
-        images,
+        len(train),
         spec,
-        fingerprint=Fingerprint(site.name, counts, spec.digest, images),
+        fingerprint=Fingerprint(site.name, counter.counts(), spec.digest, len(train)),
         card=site.card,
+        moments=moments(features),
+        class_moments=class_moments(features, labels, len(learner.classes)),
+        fisher=site_fisher(site, spec, features, "cpu", most=FISHER_IMAGES),
+        features=Features(features, labels),
         scores=scores,
     )
 
 
-def _scores(target: Learner, models: dict[str, list[Arrays]], every: dict[str, Learner]) -> Scores:
-    train = target.data.splits["train"]
-    features = cached_features(target.site, target.spec, "cpu")[0][train]
-    labels = target.data.labels[train]
-    found: Scores = {}
-    for source, trained in models.items():
-        values = [
-            score_model(*_answers(arrays, every[source].classes, features), labels)
-            for arrays in trained
-        ]
-        for name in values[0]:
-            found.setdefault(name, {})[source] = float(np.mean([v[name] for v in values]))
-    return found
+def _scores(
+    target: Learner,
+    seeds: Sequence[int],
+    models: dict[str, list[Arrays]],
+    every: dict[str, Learner],
+) -> Scores:
+    features = cached_features(target.site, target.spec, "cpu")[0]
+    values: dict[str, dict[str, list[float]]] = {}
+    for number, seed in enumerate(seeds):
+        train = few(target, seed).data.splits["train"]
+        for source, trained in models.items():
+            answers = _answers(trained[number], every[source].classes, features[train])
+            for name, value in score_model(*answers, target.data.labels[train]).items():
+                values.setdefault(name, {}).setdefault(source, []).append(value)
+    return {
+        name: {source: float(np.mean(found)) for source, found in of.items()}
+        for name, of in values.items()
+    }
 
 
 def _answers(
