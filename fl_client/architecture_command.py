@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_client.options import BatchSize, Device, JsonFile, Workers, require_writable
+from fl_client.options import (
+    BatchSize,
+    Device,
+    ExperimentsFile,
+    JsonFile,
+    ReleaseFile,
+    StateFolder,
+    Workers,
+    require_writable,
+)
 from protocol.errors import ConfigError
 from protocol.files import atomic_json, atomic_write
-from protocol.options import file_to_write
 
 if TYPE_CHECKING:
     from fl_client.architecture_result import Search
@@ -48,17 +56,9 @@ def architectures(
         int, typer.Option(min=0, max=4096, help="Crop in pixels; 0: each network's own.")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    release: Annotated[
-        Path | None,
-        typer.Option(help="The site's release, NAME.safetensors: the task of the experiments."),
-    ] = None,
-    experiments: Annotated[
-        Path | None,
-        typer.Option(callback=file_to_write, help="Write experiments for a pool here; --release."),
-    ] = None,
-    state: Annotated[
-        Path | None, typer.Option(help="Where features are kept; FOLDER/.fedprint by default.")
-    ] = None,
+    release: ReleaseFile = None,
+    experiments: ExperimentsFile = None,
+    state: StateFolder = None,
     device: Device = "",
     batch_size: BatchSize = 32,
     workers: Workers = 0,

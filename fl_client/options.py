@@ -21,6 +21,17 @@ Cap = Annotated[
     int | None,
     typer.Option(min=1, max=MOST_CAP, help="Private: most images of one patient, 1 by default."),
 ]
+ReleaseFile = Annotated[
+    Path | None,
+    typer.Option(help="The site's release, NAME.safetensors: the task of the experiments."),
+]
+ExperimentsFile = Annotated[
+    Path | None,
+    typer.Option(callback=file_to_write, help="Write experiments for a pool here; --release."),
+]
+StateFolder = Annotated[
+    Path | None, typer.Option(help="Where features are kept; FOLDER/.fedprint by default.")
+]
 JsonFile = Annotated[
     Path | None,
     typer.Option("--json", callback=file_to_write, help="Write the summary as JSON here."),

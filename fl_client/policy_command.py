@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_client.options import Device, JsonFile, require_writable
+from fl_client.options import (
+    Device,
+    ExperimentsFile,
+    JsonFile,
+    ReleaseFile,
+    StateFolder,
+    require_writable,
+)
 from protocol.errors import ConfigError
 from protocol.files import atomic_json, atomic_write
 from protocol.options import file_to_write
@@ -42,17 +49,9 @@ def policy(
         Path | None,
         typer.Option(callback=file_to_write, help="Write the augmentation policy here, if any."),
     ] = None,
-    release: Annotated[
-        Path | None,
-        typer.Option(help="The site's release, NAME.safetensors: the task of the experiments."),
-    ] = None,
-    experiments: Annotated[
-        Path | None,
-        typer.Option(callback=file_to_write, help="Write experiments for a pool here; --release."),
-    ] = None,
-    state: Annotated[
-        Path | None, typer.Option(help="Where features are kept; FOLDER/.fedprint by default.")
-    ] = None,
+    release: ReleaseFile = None,
+    experiments: ExperimentsFile = None,
+    state: StateFolder = None,
     device: Device = "",
     json_file: JsonFile = None,
 ) -> None:

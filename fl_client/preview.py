@@ -163,7 +163,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         "patients": str(patients),
         "task card": f"name {card.name}, modality {card.modality or 'not said'}, anatomy "
         f"{card.anatomy or 'not said'}, keywords {', '.join(card.keywords) or 'none'}, objective "
-        f"{card.objective}",
+        f"{card.objective}{_properties(card)}",
         "classes": ", ".join(f"{c.name} ({c.code})" if c.code else c.name for c in card.classes)
         + _rarest(summary),
         "privacy": summary.privacy_in_words,
@@ -184,6 +184,12 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         "weights": _weights(card),
     }
     return [(name, printable(text)) for name, text in lines.items()]
+
+
+def _properties(card: TaskCard) -> str:
+    """Say what else the card tells of the images, where it tells anything."""
+    said = card.properties.model_dump(exclude_none=True)
+    return "".join(f", {name} {value}" for name, value in said.items())
 
 
 def _weights(card: TaskCard) -> str:

@@ -205,6 +205,7 @@ def _card(task: TaskTable, name: str, classes: list[str], where: Path) -> TaskCa
             objective=task.objective,
             classes=[ClassCard(name=label, code=task.codes.get(label)) for label in classes],
             shares_weights=task.shares_weights,
+            properties=task.properties,
         )
     except ValidationError as error:
         raise DataError(f"{where}: task card: {one_line(error)}") from error

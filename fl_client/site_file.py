@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from protocol.errors import DataError, one_line
 from protocol.names import SiteName
+from protocol.taskcard import TaskProperties
 
 SITE_FILE = "site.toml"
 
@@ -75,6 +76,8 @@ class TaskTable(BaseModel):
         See `protocol.taskcard.TaskCard`.
     codes : dict
         Code of a public vocabulary, by the name of the class.
+    properties : TaskProperties
+        What an expert says of the images, see `protocol.taskcard.TaskProperties`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -85,6 +88,7 @@ class TaskTable(BaseModel):
     keywords: list[str] = []
     objective: _Name = "classification"
     codes: dict[str, str] = {}
+    properties: TaskProperties = TaskProperties()
     shares_weights: StrictBool = False
 
 
@@ -149,6 +153,7 @@ def _unknown(location: tuple[int | str, ...]) -> str:
     tables: dict[str, type[BaseModel]] = {"site": SiteTable, "task": TaskTable, "data": DataTable}
     if location[0] not in tables:
         return f"unknown key {key!r}; the file has the tables [site], [task] and [data]"
-    fields = tables[str(location[0])].model_fields
-    names = [field.alias or name for name, field in fields.items()]
-    return f"unknown key {key!r}; [{location[0]}] takes {', '.join(names[:-1])} and {names[-1]}"
+    tables["task.properties"] = TaskProperties
+    table = ".".join(str(part) for part in location[:-1])
+    names = [field.alias or name for name, field in tables[table].model_fields.items()]
+    return f"unknown key {key!r}; [{table}] takes {', '.join(names[:-1])} and {names[-1]}"

@@ -69,6 +69,14 @@ training = true
 plans = true
 """
 
+_PROPERTIES = [
+    ("origin", "medical", "or natural: what the images are of"),
+    ("colour", "grey", "or colour: whether colour tells something"),
+    ("shows", "texture", "or object: what tells the classes apart"),
+    ("kind", "organ", "a word for what is told apart"),
+    ("diversity", "low", "or medium, high: how much images of a class differ"),
+]
+
 
 def site_toml(site: SiteTable, task: TaskTable, data: DataTable) -> str:
     """Return a ``site.toml`` with a comment on each line."""
@@ -133,6 +141,16 @@ def _task_lines(task: TaskTable) -> list[str]:
             "of classes, from a public vocabulary",
             instead={"lesion": "SCT:52988006"},
         ),
+        # what an expert knows, for the measure "properties": each may be left out
+        *[
+            _line(
+                f"properties.{name}",
+                getattr(task.properties, name),
+                note,
+                instead=example,
+            )
+            for name, example, note in _PROPERTIES
+        ],
         _line(
             "shares_weights", task.shares_weights, "may trained weights go to other groups, runs?"
         ),

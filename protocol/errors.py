@@ -238,6 +238,12 @@ class BadRowSums(VerificationError):
     reason = "bad-row-sums"
 
 
+class BadDescriptor(VerificationError):
+    """A descriptor with values that no images can have given."""
+
+    reason = "bad-descriptor"
+
+
 class BadPrivacy(VerificationError):
     """Stated privacy parameters that contradict each other or the spec."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -26,6 +26,32 @@ class ClassCard(BaseModel):
     code: Text | None = None
 
 
+class TaskProperties(BaseModel):
+    """What an expert says of a task's images; None is not known.
+
+    Parameters
+    ----------
+    origin : {"natural", "medical"}
+        Photographs of the world, or images made for medicine.
+    colour : {"grey", "colour"}
+        Whether colour tells something.
+    shows : {"texture", "object"}
+        What tells the classes apart: a surface, or a thing with a shape.
+    kind : str
+        Free word for what is told apart, such as ``"organ"`` or ``"artefact"``.
+    diversity : {"low", "medium", "high"}
+        How much images of one class differ.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    origin: Literal["natural", "medical"] | None = None
+    colour: Literal["grey", "colour"] | None = None
+    shows: Literal["texture", "object"] | None = None
+    kind: Text | None = None
+    diversity: Literal["low", "medium", "high"] | None = None
+
+
 class TaskCard(BaseModel):
     """Public description of a task.
 
@@ -43,6 +69,8 @@ class TaskCard(BaseModel):
         The classes that the site holds, in the order of its labels.
     shares_weights : bool
         Whether weights that were trained on its images may be handed on to other groups and runs.
+    properties : TaskProperties
+        What an expert says of the images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +82,7 @@ class TaskCard(BaseModel):
     objective: Text = "classification"
     classes: Annotated[list[ClassCard], Field(max_length=10_000)] = []
     shares_weights: bool = False
+    properties: TaskProperties = TaskProperties()
 
 
 def class_keys(card: TaskCard) -> tuple[str, ...]:

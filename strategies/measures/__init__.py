@@ -1,5 +1,6 @@
 """Every measure of how much one task may serve another, by name."""
 
+from strategies.measures.angles import PrincipalAngles
 from strategies.measures.base import (
     Direction,
     Measure,
@@ -15,21 +16,55 @@ from strategies.measures.base import (
     stack,
 )
 from strategies.measures.bkld import LargeSource, LargeUnweighted, SmallTarget
+from strategies.measures.cards import Manual, Properties
+from strategies.measures.fisher import FisherEmbeddingDistance, Task2Vec, Task2VecAsymmetric
+from strategies.measures.flux import Flux
+from strategies.measures.frechet import FrechetInception
+from strategies.measures.histograms import FluxMoments, FrechetDiagonal, VisualDna
+from strategies.measures.label_transport import OtceOfClasses, OtceOfImages
+from strategies.measures.model_scores import HScore, HScoreShrunk, Leep, LogMe, Nce
+from strategies.measures.needs import lacks, require
+from strategies.measures.p2l import PredictToLearn, PredictToLearnWithSize
+from strategies.measures.sinkhorn import Sinkhorn, SinkhornProjected
 
 __all__ = [
     "Direction",
+    "FisherEmbeddingDistance",
+    "Flux",
+    "FluxMoments",
+    "FrechetDiagonal",
+    "FrechetInception",
+    "HScore",
+    "HScoreShrunk",
     "LargeSource",
     "LargeUnweighted",
+    "Leep",
+    "LogMe",
+    "Manual",
     "Measure",
+    "Nce",
     "Need",
+    "OtceOfClasses",
+    "OtceOfImages",
+    "PredictToLearn",
+    "PredictToLearnWithSize",
+    "PrincipalAngles",
     "PrivacyClass",
+    "Properties",
+    "Sinkhorn",
+    "SinkhornProjected",
     "SmallTarget",
     "Task",
+    "Task2Vec",
+    "Task2VecAsymmetric",
+    "VisualDna",
     "available",
     "feature_means",
     "get",
+    "lacks",
     "register",
     "released",
+    "require",
     "rows_of",
     "stack",
 ]

@@ -78,6 +78,8 @@ class Measure(ABC):
         Who proposed it.
     description : str
         One line for listings.
+    apart : float or None
+        The distance from which on two tasks have nothing in common; None where there is no such.
     """
 
     name: ClassVar[str]
@@ -86,6 +88,7 @@ class Measure(ABC):
     privacy: ClassVar[PrivacyClass] = "shareable with noise"
     source: ClassVar[str] = ""
     description: ClassVar[str] = ""
+    apart: ClassVar[float | None] = None
 
     @abstractmethod
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:

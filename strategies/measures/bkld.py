@@ -8,7 +8,8 @@ import numpy as np
 from scipy.special import softmax
 
 from strategies.bkld import bkld_matrix
-from strategies.measures.base import FloatArray, Measure, Task, feature_means, register, rows_of
+from strategies.measures.base import FloatArray, Measure, Task, feature_means, register
+from strategies.measures.needs import both_rows
 
 PAPER = "Godau et al., arXiv 2412.08763"
 
@@ -23,9 +24,9 @@ class SmallTarget(Measure):
 
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
         """Compare every source with every target, see `Measure.matrix`."""
-        p, spec = rows_of(targets)  # [T, m, b]
+        q, p, spec = both_rows(sources, targets)
         weights = np.asarray(softmax(feature_means(p, spec), axis=1))  # [T, m]
-        return bkld_matrix(rows_of(sources)[0], p, target_weights=weights)
+        return bkld_matrix(q, p, target_weights=weights)
 
 
 @register
@@ -38,9 +39,9 @@ class LargeSource(Measure):
 
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
         """Compare every source with every target, see `Measure.matrix`."""
-        q, spec = rows_of(sources)  # [S, m, b]
+        q, p, spec = both_rows(sources, targets)
         weights = np.abs(feature_means(q, spec))  # [S, m]
-        return bkld_matrix(q, rows_of(targets)[0], source_weights=weights)
+        return bkld_matrix(q, p, source_weights=weights)
 
 
 @register
@@ -53,4 +54,5 @@ class LargeUnweighted(Measure):
 
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
         """Compare every source with every target, see `Measure.matrix`."""
-        return bkld_matrix(rows_of(sources)[0], rows_of(targets)[0])
+        q, p, _ = both_rows(sources, targets)
+        return bkld_matrix(q, p)

@@ -117,7 +117,7 @@ def test_every_line_of_the_settings_is_explained(root: Path) -> None:
     for line in text.split("[task]")[0].splitlines():
         assert not line or line.startswith("[") or "# " in line
     # the examples, taken out of their comments, are good too
-    bare = tomllib.loads(re.sub(r"^# ([a-z-]+ = )", r"\1", text, flags=re.MULTILINE))
+    bare = tomllib.loads(re.sub(r"^# ([a-z.-]+ = )", r"\1", text, flags=re.MULTILINE))
     assert SiteFile.model_validate(bare).task.codes == {"lesion": "SCT:52988006"}
 
 
