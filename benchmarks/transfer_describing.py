@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ from fl_client.histogram import BinCounter
 from fl_client.learner import Learner
 from fl_client.model import Adapter, SiteModel
 from fl_client.moments import class_moments, moments
-from protocol.descriptors import Features
+from fl_client.site import Site
+from protocol.descriptors import Features, Fisher
 from protocol.fingerprint import Fingerprint
 from protocol.sharing import HIDDEN, Arrays
+from protocol.spec import Spec
 from strategies.measures import Task
 from strategies.transferability import score_model
 
@@ -26,7 +29,7 @@ FISHER_IMAGES = 60
 Scores = dict[str, dict[str, float]]  # by measure, then by source
 
 
-def describe(every: dict[str, Learner], seeds: Sequence[int]) -> list[Task]:
+def describe(every: dict[str, Learner], seeds: Sequence[int], cache: Path) -> list[Task]:
     """Return the tasks with fingerprint, card, descriptors and scores.
 
     Fingerprint and descriptors are of the training images of a task as source; no test image is
@@ -38,11 +41,23 @@ def describe(every: dict[str, Learner], seeds: Sequence[int]) -> list[Task]:
     for target, learner in every.items():
         others = {name: each for name, each in models.items() if name != target}
         scores = _scores(learner, seeds, others, every)
-        tasks.append(_task(learner, scores))
+        tasks.append(_task(learner, scores, cache))
     return tasks
 
 
-def _task(learner: Learner, scores: Scores) -> Task:
+def projected(tasks: Sequence[Task], spec: Spec) -> list[Task]:
+    """Return the tasks with nothing but their features, in a spec's public projection."""
+    assert spec.projection is not None
+    out = []
+    for task in tasks:
+        assert task.features is not None
+        values = spec.projection.apply(task.features.values).astype(np.float32)  # [n, m]
+        features = Features(values, task.features.labels)
+        out.append(Task(task.name, task.images, spec, features=features))
+    return out
+
+
+def _task(learner: Learner, scores: Scores, cache: Path) -> Task:
     train, spec = learner.data.splits["train"], learner.spec
     features = cached_features(learner.site, spec, "cpu")[0][train]
     labels = learner.data.labels[train]
@@ -57,10 +72,19 @@ def _task(learner: Learner, scores: Scores) -> Task:
         card=site.card,
         moments=moments(features),
         class_moments=class_moments(features, labels, len(learner.classes)),
-        fisher=site_fisher(site, spec, features, "cpu", most=FISHER_IMAGES),
+        fisher=fisher_of(site, spec, features, cache),
         features=Features(features, labels),
         scores=scores,
     )
+
+
+def fisher_of(site: Site, spec: Spec, features: NDArray[np.float32], cache: Path) -> Fisher:
+    """Return a site's Fisher embedding, from the cache if it is there: each costs minutes."""
+    kept = cache / f"{site.name}-{FISHER_IMAGES}.npy"
+    if not kept.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        np.save(kept, site_fisher(site, spec, features, "cpu", most=FISHER_IMAGES).values)
+    return Fisher(np.load(kept))
 
 
 def _scores(

@@ -35,12 +35,10 @@ def write_outcomes(folder: Path, kept: Kept) -> None:
     atomic_write(folder / "baselines.csv", _table(names, baselines))
 
 
-def write_cards(
-    folder: Path, learners: dict[str, Learner], families: dict[str, str], *, excluded: bool = False
-) -> None:
-    """Write ``tasks.csv``; with `excluded`, siblings are never each other's source."""
+def write_cards(folder: Path, learners: dict[str, Learner], families: dict[str, str]) -> None:
+    """Write ``tasks.csv``; siblings have one family, and may be each other's source."""
     names = ["order", "task", "family", "num_classes", "num_samples", "imbalance_ratio"]
-    names += ["keywords", "exclusion_group"]
+    names += ["keywords"]
     rows = list[list[object]]()
     for number, (name, learner) in enumerate(learners.items()):
         labels = learner.data.labels[learner.data.splits["train"]]
@@ -48,8 +46,14 @@ def write_cards(
         card, family = learner.site.card, families[name]
         words = [word.lower() for word in [card.modality, card.anatomy, *card.keywords] if word]
         row = [number, name, family, len(counts), len(labels), f"{counts.max() / counts.min():.4g}"]
-        rows.append([*row, "|".join(words), family if excluded else ""])
+        rows.append([*row, "|".join(words)])
     atomic_write(folder / "tasks.csv", _table(names, rows))
+
+
+def families_of(folder: Path) -> dict[str, str]:
+    """Return the family of each task of ``tasks.csv``."""
+    with (folder / "tasks.csv").open(newline="", encoding="utf-8") as file:
+        return {row["task"]: row["family"] for row in csv.DictReader(file)}
 
 
 def write_distances(folder: Path, name: str, names: list[str], d: NDArray[np.float64]) -> None:

@@ -128,25 +128,26 @@ def _card(
 
 
 _T1 = ("medical", "grey")
+_DRAWN = ("natural", "colour")
+_GREY = ("natural", "grey")
 CARDS: dict[str, dict[str, object]] = {
-    "brain tissue": _card("MRI", "brain", ["T1", "tissue"], *_T1, "texture", "patch", "low"),
-    "slice plane": _card("MRI", "brain", ["T1", "orientation"], *_T1, "object", "slice", "low"),
-    "brain regions": _card("MRI", "brain", ["T1", "region"], *_T1, "texture", "patch", "low"),
-    "textures": _card(
-        "photograph", "", ["surface"], "natural", "grey", "texture", "photograph", "low"
-    ),
+    "brain tissue": _card("MRI", "brain", ["T1", "tissue"], *_T1, "texture", "tissue", "low"),
+    "slice plane": _card("MRI", "brain", ["T1", "orientation"], *_T1, "object", "view", "low"),
+    "brain regions": _card("MRI", "brain", ["T1", "region"], *_T1, "texture", "tissue", "low"),
+    "textures": _card("photograph", "", ["surface"], *_GREY, "texture", "material", "low"),
     "land cover": _card(
-        "hyperspectral", "", ["remote sensing"], "natural", "colour", "texture", "satellite", "low"
+        *("hyperspectral", "", ["remote sensing"]),
+        *("natural", "colour", "texture", "ground", "low"),
     ),
-    "digits": _card("scan", "", ["handwriting"], "natural", "grey", "object", "glyph", "medium"),
-    "animals": _card("drawing", "", ["silhouette"], "natural", "grey", "object", "shape", "medium"),
+    "digits": _card("scan", "", ["handwriting"], *_GREY, "object", "character", "medium"),
+    "animals": _card("drawing", "", ["silhouette"], *_GREY, "object", "animal", "medium"),
     "solar cells": _card(
-        "photograph", "", ["electroluminescence"], "natural", "grey", "texture", "cell", "low"
+        *("photograph", "", ["electroluminescence"], *_GREY, "texture", "defect", "low"),
     ),
-    "emoji": _card("drawing", "", ["icon"], "natural", "colour", "object", "icon", "high"),
-    "letters": _card("drawing", "", ["fonts"], "natural", "grey", "object", "glyph", "medium"),
-    "sprites": _card("drawing", "", ["game"], "natural", "colour", "object", "figure", "high"),
-    "terrain": _card("drawing", "", ["game"], "natural", "colour", "texture", "ground", "high"),
+    "emoji": _card("drawing", "", ["icon"], *_DRAWN, "object", "icon", "high"),
+    "letters": _card("drawing", "", ["fonts"], *_GREY, "object", "character", "medium"),
+    "sprites": _card("drawing", "", ["game"], *_DRAWN, "object", "figure", "high"),
+    "terrain": _card("drawing", "", ["game"], *_DRAWN, "texture", "ground", "high"),
 }
 
 
@@ -263,6 +264,9 @@ def _site_file(plan: TaskPlan) -> str:
     card = {"name": plan.data, **plan.card, "shares_weights": True}
     properties = card.pop("properties")
     assert isinstance(properties, dict)
-    lines = ["[task]", *(f"{key} = {json.dumps(value)}" for key, value in card.items())]
-    lines += ["[data]", 'manifest = "labels.csv"']
-    return "\n".join(lines) + "\n"
+    lines = ["[task]", *_lines(card), "", "[task.properties]", *_lines(properties)]
+    return "\n".join([*lines, "", "[data]", 'manifest = "labels.csv"', ""])
+
+
+def _lines(values: dict[str, object]) -> list[str]:
+    return [f"{key} = {json.dumps(value)}" for key, value in values.items()]
