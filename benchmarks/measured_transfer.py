@@ -36,6 +36,7 @@ DEFAULT = "bkld-large-unweighted"
 def measure(packages: Path, work: Path, out: Path, seeds: list[int]) -> None:
     """Train all pairs and write the folder of recorded outcomes."""
     from benchmarks.transfer_describing import describe
+    from benchmarks.transfer_pool import write_pool
 
     folders = write_tasks(work / "sites", packages)
     every = learners(folders, load_spec(SPEC))
@@ -53,6 +54,7 @@ def measure(packages: Path, work: Path, out: Path, seeds: list[int]) -> None:
     write_outcomes(out, kept)
     write_cards(out, every, siblings())
     write_measures(out, describe(every, seeds, work / "fisher"))
+    write_pool(work / "pool.db", every, kept)
 
 
 def write_measures(out: Path, tasks: Sequence[Task]) -> None:

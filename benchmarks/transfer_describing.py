@@ -62,13 +62,11 @@ def _task(learner: Learner, scores: Scores, cache: Path) -> Task:
     features = cached_features(learner.site, spec, "cpu")[0][train]
     labels = learner.data.labels[train]
     site = replace(learner.site, images=[learner.site.images[i] for i in train])
-    counter = BinCounter(spec, torch.device("cpu"))
-    counter.add(torch.from_numpy(features))
     return Task(
         site.name,
         len(train),
         spec,
-        fingerprint=Fingerprint(site.name, counter.counts(), spec.digest, len(train)),
+        fingerprint=Fingerprint(site.name, counts_of(learner, train), spec.digest, len(train)),
         card=site.card,
         moments=moments(features),
         class_moments=class_moments(features, labels, len(learner.classes)),
@@ -76,6 +74,14 @@ def _task(learner: Learner, scores: Scores, cache: Path) -> Task:
         features=Features(features, labels),
         scores=scores,
     )
+
+
+def counts_of(learner: Learner, images: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the fingerprint's counts [m, b] of some of a site's images."""
+    features = cached_features(learner.site, learner.spec, "cpu")[0][images]
+    counter = BinCounter(learner.spec, torch.device("cpu"))
+    counter.add(torch.from_numpy(features))
+    return counter.counts()
 
 
 def fisher_of(site: Site, spec: Spec, features: NDArray[np.float32], cache: Path) -> Fisher:
