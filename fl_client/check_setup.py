@@ -200,10 +200,13 @@ def in_words(policy: Policy) -> str:
         if policy.release == "private"
         else "with noise where the coordinator asks for it, else plain"
     )
-    planned = ", trials and plans" if policy.plans else ""
-    rest = f"and takes part in training{planned}" if policy.training else "and no training"
+    more = ["trials", "plans"] if policy.plans else []
+    parts = ["training", *more, *(["scores of others' models"] if policy.scores else [])]
+    listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+    rest = f"and takes part in {listed}" if policy.training else "and no training"
+    described = f", {', '.join(policy.descriptors)}" if policy.descriptors else ""
     return (
-        f"lets fingerprints of {specs} go {how}, from {policy.min_images} images and "
+        f"lets fingerprints{described} of {specs} go {how}, from {policy.min_images} images and "
         f"{policy.min_patients} patients on{bins}, {noise}, {rest}"
     )
 

@@ -9,15 +9,18 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from fl_client.checkpoints import keep_checkpoint
-from fl_client.node import current_site, site_coordinators
+from fl_client.node import current_site, simulated, site_coordinators
 from fl_client.plan_acceptance import accept_plan
 from fl_client.plans import require_planned
 from fl_client.plugin import add_fingerprinting, answering, answering_round, outside, site_gate
+from fl_client.score_requests import own_model, signed_scores
 from fl_client.trial_limit import trial_digest
+from protocol.descriptor_records import from_descriptors_request, to_descriptors
 from protocol.errors import MalformedMessage
 from protocol.orders import Order, order_from_config
 from protocol.plan_records import from_recipes_request, from_shown_plan, to_accepted, to_recipes
 from protocol.records import from_checkpoint, to_kept
+from protocol.score_records import from_score_request, to_scores
 from protocol.sharing import Arrays
 
 app = add_fingerprinting(ClientApp(), keep_features=True)
@@ -69,6 +72,17 @@ def checkpoint(message: Message, context: Context) -> RecordDict:
     return to_kept(keep_checkpoint(current_site(context), shown, site_coordinators(context)))
 
 
+@app.query("descriptors")
+@answering
+def descriptors(message: Message, context: Context) -> RecordDict:
+    """Release what measures need beside the fingerprint, as far as the site's policy permits."""
+    asked = from_descriptors_request(message.content)
+    from fl_client.descriptor_gate import DescriptorGate
+
+    gate = site_gate(context, keep_features=True)
+    return to_descriptors(DescriptorGate(gate, simulated=simulated()).answer(asked))
+
+
 @app.query("recipes")
 @answering
 def recipes(message: Message, context: Context) -> RecordDict:
@@ -95,6 +109,24 @@ def body(message: Message, context: Context) -> RecordDict:
     """Send the pretrained backbone's parameters, from which a group's fine-tuning starts."""
     arrays = _learner(context, _order(message)).body()
     return RecordDict({"arrays": array_record(arrays)})
+
+
+@app.query("model")
+@answering
+def model(message: Message, context: Context) -> RecordDict:
+    """Send the model that the site trained alone, if its task card lets weights travel."""
+    order, gate = _order(message), site_gate(context, keep_features=True)
+    return RecordDict({"arrays": array_record(own_model(gate, order))})
+
+
+@app.query("score")
+@answering
+def score(message: Message, context: Context) -> RecordDict:
+    """Say, signed, how well models of other sites fit the site's training images."""
+    order, request = _order(message), from_score_request(message.content)
+    gate = site_gate(context, keep_features=True)
+    envelope = signed_scores(gate, order, request, lambda: _learner(context, order))
+    return to_scores(envelope)
 
 
 @app.train("alone")

@@ -10,6 +10,7 @@ import typer
 from fl_client import audit_commands, site_commands, spec_commands
 from fl_client.options import BatchSize, Cap, Device, JsonFile, Workers, require_writable
 from fl_client.spec_commands import spec_json
+from protocol.descriptors import KINDS, parse_kinds
 from protocol.errors import ConfigError, one_line
 from protocol.files import atomic_json, atomic_write
 from protocol.spec import Spec, check_same, load_spec
@@ -53,8 +54,16 @@ def fingerprint(
         float | None,
         typer.Option(help="Private: most epsilon of all releases together, 8 by default."),
     ] = None,
+    also: Annotated[
+        str,
+        typer.Option(
+            help="Descriptors to release besides, with commas: moments,class-moments,fisher.",
+            metavar="KINDS",
+        ),
+    ] = "",
     state: Annotated[
-        Path | None, typer.Option(help="Where the ledger lies; FOLDER/.fedprint by default.")
+        Path | None,
+        typer.Option(help="Where ledger and features lie; FOLDER/.fedprint by default."),
     ] = None,
     device: Device = "",
     batch_size: BatchSize = 32,
@@ -70,26 +79,43 @@ def fingerprint(
     With --private noise is drawn once and kept, and its cost written into a ledger: a second call
     gives the same bytes and spends nothing.
 
+    Descriptors are what some measures need beside histograms (`fedprint measures`); they have no
+    noise, and go into the folder's subfolder descriptors.
+
     Example: fedprint fingerprint hospitals/north --private --epsilon 2 --out prints
     """
     chosen = load_spec(spec or ("lite0-private" if private else "lite0-100")).require_ready()
     limits = _limits(
         private, epsilon=epsilon, delta=delta, contribution_cap=cap, budget_epsilon=budget
     )
-    signing = _signer(key)
-    from fl_client.local_release import release_plain, release_private
+    signing, kinds = _signer(key), parse_kinds(also, "--also")
+    from fl_client.local_release import (
+        check_descriptors,
+        release_descriptors,
+        release_plain,
+        release_private,
+    )
     from fl_client.policy import gate, local_policy
     from fl_client.site import read_site
 
     site, policy = read_site(folder, state, name=name or None), local_policy(**limits)
     gate(policy, chosen, site, private=private)  # before the work, and again at the release
+    check_descriptors(site, chosen, policy, kinds, private=private)
     _check_out(out, chosen)
-    if private:
+    if private or kinds:
         require_writable(site.state, "state folder", "--state")
     release = release_private if private else release_plain
     options = {"batch_size": batch_size, "workers": workers or None, "progress": True}
     made = release(site, chosen, policy, signing, device, options)
-    _write_release(out, site.name, made.payload, made.envelope, chosen)
+    sent = release_descriptors(
+        site, chosen, policy, signing, device, kinds, made.payload, private=private
+    )
+    files = {
+        f"descriptors/{site.name}.{kind}.{ending}": data
+        for kind, each in sent.items()
+        for ending, data in (("safetensors", each.payload), ("dsse.json", each.envelope))
+    }
+    _write_release(out, site.name, made.payload, made.envelope, chosen, files)
     if json_file is not None:
         atomic_json(
             json_file,
@@ -100,6 +126,7 @@ def fingerprint(
                 "spec": {"name": chosen.name, "digest": chosen.digest},
                 "key_id": signing.public_key.keyid,
                 **made.facts,
+                "descriptors": {kind: len(each.payload) for kind, each in sent.items()},
                 "out": str(out),
             },
         )
@@ -139,12 +166,18 @@ def _check_out(out: Path, spec: Spec) -> None:
     require_writable(out)
 
 
-def _write_release(out: Path, site: str, payload: bytes, envelope: bytes, spec: Spec) -> None:
-    """Write all three files, or on a failure none that was not there before."""
+def _write_release(
+    out: Path, site: str, payload: bytes, envelope: bytes, spec: Spec, more: dict[str, bytes]
+) -> None:
+    """Write all files, or on a failure none that was not there before.
+
+    Descriptors of an earlier fingerprint of the site would go with none: they are deleted.
+    """
     files = {
         out / "spec.json": spec_json(spec).encode(),
         out / f"{site}.safetensors": payload,
         out / f"{site}.dsse.json": envelope,
+        **{out / name: data for name, data in more.items()},
     }
     before = {path: path.read_bytes() if path.is_file() else None for path in files}
     try:
@@ -157,3 +190,8 @@ def _write_release(out: Path, site: str, payload: bytes, envelope: bytes, spec: 
             else:
                 atomic_write(path, old)
         raise
+    for kind in KINDS:
+        for ending in ("safetensors", "dsse.json"):
+            name = f"descriptors/{site}.{kind}.{ending}"
+            if name not in more:
+                (out / name).unlink(missing_ok=True)

@@ -18,7 +18,8 @@ from fl_client.ledger import DAMAGED, DRAWS, Budget, Ledger
 from protocol.errors import PolicyError
 from protocol.files import atomic_write, sha256_hex
 from protocol.fingerprint import counts_to_bytes
-from protocol.ledger_lines import LedgerLine
+from protocol.ledger_lines import Drawn, LedgerLine
+from protocol.noised_moments import to_bytes as moments_to_bytes
 from protocol.privacy import epsilon_of, noised
 from protocol.spec import Spec
 from protocol.statement import Privacy
@@ -54,7 +55,9 @@ class Draws:
         self.root = state / DRAWS
         self.ledger = Ledger(state)
 
-    def find(self, asked: Privacy, *, spec: Spec, data: str, cap: int) -> Draw | None:
+    def find(
+        self, asked: Privacy, *, spec: Spec, data: str, cap: int, kind: Drawn = ""
+    ) -> Draw | None:
         """Return the draw of these very counts with the least noise that is not below the asked.
 
         Raises
@@ -66,7 +69,7 @@ class Draws:
         same = [
             line
             for line in self.ledger.read()
-            if (line.spec_digest, line.data, line.cap) == (spec.digest, data, cap)
+            if (line.kind, line.spec_digest, line.data, line.cap) == (kind, spec.digest, data, cap)
             and line.sigma >= asked.sigma
         ]
         for line in sorted(same, key=lambda line: line.sigma):
@@ -85,16 +88,20 @@ class Draws:
         data: str,
         cap: int,
         run: str = "",
+        kind: Drawn = "",
     ) -> Draw:
         """Spend, then draw noise for these counts [m, b], then keep the result.
+
+        Of moments the counts are their products [entries], see `protocol.noised_moments`.
 
         Raises
         ------
         PolicyError
             With reason ``budget-exhausted``, ``ledger-damaged`` or ``not-recorded``.
         """
-        line = self.ledger.spend(asked, budget, spec=spec, data=data, cap=cap, run=run)
-        payload = counts_to_bytes(noised(counts, line.sigma))
+        line = self.ledger.spend(asked, budget, spec=spec, data=data, cap=cap, run=run, kind=kind)
+        with_noise = noised(counts, line.sigma)
+        payload = moments_to_bytes(with_noise) if kind else counts_to_bytes(with_noise)
         with must_be_written():
             path = self.root / line.digest / f"{sha256_hex(payload)}.safetensors"
             atomic_write(path, payload, mode=0o600)

@@ -120,20 +120,52 @@ class Gate:
             in `fl_client.trial_limit.require_trial_left`.
         """
         with self.recorder.refusals(spec, run, arm):
-            private = self.policy.release == "private"
-            gate(self.policy, spec, self.site, private=private, approved=True)
-            self._require_training()
+            self._require_allowed(spec)
             if planned:
                 self.require_plans()
             if trial:
                 require_trial_left(self.site, run, trial)
-            self._require_not_denied(spec)
-            if self.policy.waits(spec):
-                kept = self._kept(spec)
-                if kept is None or not kept.holds(utc_now()):
-                    self._wait(spec, run)
+            self._require_approved(spec, run)
             yield
         self.recorder.training(spec, run, arm, trial)
+
+    @contextmanager
+    def judging(self, spec: Spec, run: str, what: str) -> Iterator[None]:
+        """Let a question for the site's model, or for scores of others' models, pass, or refuse it.
+
+        What is refused within is recorded, too; what leaves, the caller has to record.
+
+        Parameters
+        ----------
+        spec, run
+            Of the order.
+        what : str
+            In place of an arm's name in the history.
+
+        Raises
+        ------
+        PolicyError
+            As in `admitting`.
+        """
+        with self.recorder.refusals(spec, run, what):
+            self._require_allowed(spec)
+            self._require_approved(spec, run)
+            yield
+
+    def require_scores(self) -> None:
+        """Raise unless the site scores the models of others on its own data.
+
+        Raises
+        ------
+        PolicyError
+            With reason ``scores-not-allowed``.
+        """
+        if not self.policy.scores:
+            raise PolicyError(
+                f"{self.policy.name}: site {self.site.name} scores no models of others: scores = "
+                "true would permit it",
+                "scores-not-allowed",
+            )
 
     def require_plans(self) -> None:
         """Raise unless the site takes part in trials and plans.
@@ -150,6 +182,20 @@ class Gate:
                 "takes no part in trials and plans",
                 "plans-not-allowed",
             )
+
+    def _require_allowed(self, spec: Spec) -> None:
+        """Raise unless the policy, but for a person's approval, lets the site train with a spec."""
+        private = self.policy.release == "private"
+        gate(self.policy, spec, self.site, private=private, approved=True)
+        self._require_training()
+
+    def _require_approved(self, spec: Spec, run: str) -> None:
+        """Raise where a person denied the spec, or has yet to approve it."""
+        self.require_not_denied(spec)
+        if self.policy.waits(spec):
+            kept = self.kept(spec)
+            if kept is None or not kept.holds(utc_now()):
+                self._wait(spec, run)
 
     def _require_training(self) -> None:
         if not self.policy.training:
@@ -222,9 +268,9 @@ class Gate:
 
     def _let_go(self, spec: Spec, run: str, asked: AskedTerms) -> Kept:
         """Return the release of what the policy does not forbid: a kept one, or a new one."""
-        self._require_not_denied(spec)
+        self.require_not_denied(spec)
         offer, waits = self.maker.offer(spec, asked), self.policy.waits(spec)
-        kept = self._kept(spec)
+        kept = self.kept(spec)
         if kept is not None and not offer.is_of(kept.payload, kept.terms.privacy):
             kept = None
         if kept and kept.holds(utc_now(), *(() if waits else (RENEWAL,))):
@@ -235,7 +281,7 @@ class Gate:
             made = Made(kept.payload, known_digest(self.site), offer)
         else:
             made = self.maker.make(spec, asked, run)
-            self._require_not_denied(spec)  # computing takes its time, and a person may step in
+            self.require_not_denied(spec)  # computing takes its time, and a person may step in
         signed = self.sign(spec, made)
         if self.keeps:
             self.keep(spec, signed, made)
@@ -250,13 +296,15 @@ class Gate:
     def _signer(self) -> Signer:
         return self.find_signer()
 
-    def _kept(self, spec: Spec) -> Kept | None:
+    def kept(self, spec: Spec) -> Kept | None:
+        """Return the kept release of a spec, see `fl_client.releases.Releases.find`."""
         if not self.keeps:
             return None
         recipient = self.bound_to(spec)
         return Releases(self.site.state).find(self.site, spec, self.policy, self._signer, recipient)
 
-    def _require_not_denied(self, spec: Spec) -> None:
+    def require_not_denied(self, spec: Spec) -> None:
+        """Raise unless no person at the site turned this spec down."""
         if self.keeps:
             Requests(self.site.state).require_not_denied(spec)
 

@@ -31,6 +31,9 @@ UNNAMED = "site-error"
 DEPARTURES = ("released", "released-again")
 """The decisions upon which a fingerprint left: given bytes for the first time, or once more."""
 
+DESCRIBED = "descriptor"
+"""The decision upon which a descriptor left."""
+
 _TEXT_LIMIT = 500  # of what came from outside
 
 
@@ -49,16 +52,17 @@ class Entry(BaseModel):
     time : datetime
         When it was decided.
     run, arm : str
-        For which run; the arm of a training order, else empty.
+        For which run; the arm of a training order or the kind of a descriptor, else empty.
     spec : SpecName
         What was asked for.
     decision : str
         ``released``, ``released-again``, ``refused``, ``awaiting-approval``, ``approved``,
-        ``denied``, ``training`` or ``plan``, which was accepted.
+        ``denied``, ``descriptor`` (one left), ``training``, ``plan``, which was accepted, ``model``
+        or ``scores``, which left.
     reason, message : str
         Why something was refused.
     bytes : int
-        Size of the safetensors file that left; 0 when none did.
+        Size of the file that left; 0 when none did.
     sha256 : str
         Digest of the file that left or was approved, of the plan, or of a trial's order.
     images : int
@@ -111,7 +115,7 @@ def make_entry(
         decision=decision,
         reason=reason_of(error) if error else "",
         message=str(error)[: 2 * _TEXT_LIMIT] if error else "",
-        bytes=len(payload) if decision in DEPARTURES else 0,
+        bytes=len(payload) if decision in (*DEPARTURES, DESCRIBED) else 0,
         sha256=sha256_hex(payload) if payload else "",
         images=terms.images if terms else len(site.images),
         patients=site.patients,
@@ -177,7 +181,8 @@ class History:
 
     def ledger_heads(self) -> set[str]:
         """Return the last lines that the site's ledger had when fingerprints left."""
-        left = (entry.privacy for entry in self.read() if entry.decision in DEPARTURES)
+        departed = (*DEPARTURES, DESCRIBED)
+        left = (entry.privacy for entry in self.read() if entry.decision in departed)
         return {privacy.ledger for privacy in left if privacy and privacy.ledger}
 
     def read(self, run: str | None = None, sha256: str | None = None) -> Iterator[Entry]:

@@ -117,13 +117,13 @@ class Learner:
             If it is not the one that the knowledge names, or no body of this network.
         """
         assert self.knowledge.start is not None
-        named = self._body()[0].named_parameters()
+        named = self.network()[0].named_parameters()
         shapes = {BODY + name: tuple(parameter.shape) for name, parameter in named}
         return require_start(self.knowledge.start, arrays, self.spec.backbone, shapes)
 
     def body(self) -> Arrays:
         """Return the pretrained backbone's parameters by array name."""
-        named = self._body()[0].named_parameters()
+        named = self.network()[0].named_parameters()
         return {BODY + name: p.detach().cpu().numpy().copy() for name, p in named}
 
     def train_alone(self, order: Order, given: Arrays | None = None) -> Scores:
@@ -192,15 +192,15 @@ class Learner:
         kept = models.load_private(order.server_round)
         return {name: kept.get(name, row) for name, row in start.items() if name not in arrays}
 
-    def _body(self) -> tuple[nn.Module, int]:
-        """Return the body and the width of its embeddings."""
+    def network(self) -> tuple[nn.Module, int]:
+        """Return a new body, as it is before training, and the width of its embeddings."""
         if self.recipe == "adapter":
             return Adapter(self.spec.features), HIDDEN
         return load_backbone(self.spec, "cpu").requires_grad_(True), self.spec.features
 
     def _model(self, order: Order) -> SiteModel:
         labels = self.data.labels[self.data.splits["train"]]
-        body, width = self._body()
+        body, width = self.network()
         return SiteModel(
             body,
             width,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fl_client.history import History, append_line, must_be_written
 from protocol.errors import BadLedger, PolicyError
-from protocol.ledger_lines import START, LedgerLine, check_arithmetic, parse_ledger
+from protocol.ledger_lines import START, Drawn, LedgerLine, check_arithmetic, parse_ledger
 from protocol.privacy import epsilon_of
 from protocol.spec import Spec
 from protocol.statement import Privacy, utc_now
@@ -99,7 +99,15 @@ class Ledger:
         return lines
 
     def spend(
-        self, privacy: Privacy, budget: Budget, *, spec: Spec, data: str, cap: int, run: str = ""
+        self,
+        privacy: Privacy,
+        budget: Budget,
+        *,
+        spec: Spec,
+        data: str,
+        cap: int,
+        run: str = "",
+        kind: Drawn = "",
     ) -> LedgerLine:
         """Write down what is about to be drawn, and return its line once it is on the disk.
 
@@ -109,7 +117,7 @@ class Ledger:
             The terms of the draw, see `protocol.privacy.terms`.
         budget : Budget
             The most that may be spent in all.
-        spec, data, cap, run
+        spec, data, cap, run, kind
             What is drawn, and for whom; see `LedgerLine`.
 
         Raises
@@ -126,6 +134,7 @@ class Ledger:
                 "run": run[:200],
                 "spec_name": spec.name[:200],
                 "spec_digest": spec.digest,
+                "kind": kind,
                 "data": data,
                 "width": spec.width,
                 "cap": cap,

@@ -30,14 +30,15 @@ def ledger(
 
     Example: fedprint site ledger /srv/fedprint
     """
-    from fl_client.history import DEPARTURES, History
+    from fl_client.history import DEPARTURES, DESCRIBED, History
     from fl_client.ledger import Ledger, spent_by
 
     state, budget = _find(folder)
     found = Ledger(state)
     lines = found.check()
     left = History(state).read()
-    plain = sum(e.decision in DEPARTURES and not _was_private(e) for e in left)
+    departed = (*DEPARTURES, DESCRIBED)
+    plain = sum(e.decision in departed and not _was_private(e) for e in left)
     summary = _summary(spent_by(lines), budget, plain)
     if json_file is not None:
         entries = [line.model_dump(mode="json", exclude=_STAYS) for line in lines]
@@ -90,9 +91,10 @@ def _show(lines: list[LedgerLine], summary: dict[str, Any]) -> None:
     for line in lines:
         who = f"for run {printable(line.run, 80)}" if line.run else "for a person at the site"
         typer.echo(
-            f"{line.time:%Y-%m-%d %H:%M:%S}  {printable(line.spec_name, 80)}  "
+            f"{line.time:%Y-%m-%d %H:%M:%S}  {printable(line.spec_name, 80)}  {_of(line)}"
             f"rho {line.rho:.4g}  epsilon {line.epsilon:.3g} at delta {line.delta:g}  "
-            f"noise {line.sigma:.3g} counts\n  {who}, digest {line.digest[:16]}"
+            f"noise {line.sigma:.3g}{'' if line.kind else ' counts'}\n"
+            f"  {who}, digest {line.digest[:16]}"
         )
     spent = f"{len(lines)} drawn, rho {summary['spent_rho']:.4g} spent"
     if summary["budget_rho"] is None:
@@ -105,6 +107,10 @@ def _show(lines: list[LedgerLine], summary: dict[str, Any]) -> None:
         )
     if summary["plain_releases"]:
         typer.echo(
-            f"not covered: {summary['plain_releases']} times a fingerprint without noise left, "
-            "which no budget bounds (fedprint site history)"
+            f"not covered: {summary['plain_releases']} times a fingerprint or descriptor without "
+            "noise left, which no budget bounds (fedprint site history)"
         )
+
+
+def _of(line: LedgerLine) -> str:
+    return f"{line.kind}  " if line.kind else ""

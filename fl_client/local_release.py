@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fl_client.descriptor_gate import may_leave, sign_descriptor
+from fl_client.descriptor_making import describe_plain, describe_private
 from fl_client.gate import Gate
 from fl_client.policy import Policy
 from fl_client.privacy_words import share_spent, too_loud
+from fl_client.recorder import Recorder
 from fl_client.release import describe, make_release
 from fl_client.site import Site
+from fl_client.turns import turn
+from protocol.descriptor_records import Sent
+from protocol.descriptors import Kind
+from protocol.files import sha256_hex
 from protocol.keys import Signer
 from protocol.privacy import AskedTerms
 from protocol.spec import Spec
@@ -69,7 +76,7 @@ def release_private(
     Parameters and errors are those of `release_plain`, and the gate's refusals.
     """
     gate = Gate(site, policy, lambda: signer, device=device or None, options=options)
-    asked = AskedTerms(mode="private", epsilon=policy.epsilon, delta=policy.delta)
+    asked = _asked(policy)
     started = time.monotonic()
     kept = gate.release(spec, asked)
     seconds, privacy = time.monotonic() - started, kept.terms.privacy
@@ -83,3 +90,54 @@ def release_private(
     warning = f".{loud}" if loud else ""
     facts = {"seconds": seconds, "privacy": privacy.model_dump(mode="json")}
     return Released(kept.payload, kept.envelope, kept.terms, line, facts, warning)
+
+
+def check_descriptors(
+    site: Site, spec: Spec, policy: Policy, kinds: Sequence[Kind], *, private: bool
+) -> None:
+    """Refuse, before any work, what `release_descriptors` would refuse to let go.
+
+    Raises
+    ------
+    PolicyError
+        See `fl_client.descriptor_gate.may_leave`.
+    """
+    asked = _asked(policy) if private else AskedTerms()
+    for kind in kinds:
+        may_leave(policy, kind, spec, site, asked, simulated=False)
+
+
+def release_descriptors(
+    site: Site,
+    spec: Spec,
+    policy: Policy,
+    signer: Signer,
+    device: str,
+    kinds: Sequence[Kind],
+    fingerprint: bytes,
+    *,
+    private: bool = False,
+) -> dict[Kind, Sent]:
+    """Compute and sign descriptors that go with a fingerprint, the bytes of its file.
+
+    Raises
+    ------
+    PolicyError, DataError
+        If the policy refuses, or an image cannot be read.
+    """
+    check_descriptors(site, spec, policy, kinds, private=private)
+    goes_with, made = sha256_hex(fingerprint), dict[Kind, Sent]()
+    for kind in kinds:
+        if private:
+            with turn(site.state):
+                each = describe_private(site, spec, policy, _asked(policy), device or None)
+        else:
+            each = describe_plain(site, spec, kind, device or None)
+        envelope = sign_descriptor(site, kind, each, goes_with, spec, policy, signer)
+        Recorder(site, policy, keeps=private).descriptor(spec, "", kind, each)
+        made[kind] = Sent(each.payload, envelope)
+    return made
+
+
+def _asked(policy: Policy) -> AskedTerms:
+    return AskedTerms(mode="private", epsilon=policy.epsilon, delta=policy.delta)

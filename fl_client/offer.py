@@ -78,13 +78,18 @@ def budget_of(policy: Policy) -> Budget:
     return Budget(rho, policy.budget_epsilon, policy.delta)
 
 
+def strictest(policy: Policy, asked: AskedTerms) -> tuple[float, float]:
+    """Return epsilon and delta of a private release: of policy and request the smaller ones."""
+    if asked.mode == "plain":
+        return policy.epsilon, policy.delta
+    return min(policy.epsilon, asked.epsilon), min(policy.delta, asked.delta)
+
+
 def settle(policy: Policy, asked: AskedTerms, spec: Spec, site: Site) -> Privacy:
     """Return the terms of a release: those asked for or those of the policy, the stricter ones."""
     if not is_private(policy, asked):
         return PLAIN
-    epsilon, delta = policy.epsilon, policy.delta
-    if asked.mode == "private":
-        epsilon, delta = min(epsilon, asked.epsilon), min(delta, asked.delta)
+    epsilon, delta = strictest(policy, asked)
     cap = cap_of(site, policy.contribution_cap)
     return terms(spec.width, epsilon=epsilon, delta=delta, cap=cap)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from fl_client.contribution import counted_number
 from fl_client.site import Site
+from protocol.descriptors import KINDS, Kind
 from protocol.errors import ConfigError, PolicyError, one_line
 from protocol.files import canonical_json, sha256_hex
 from protocol.privacy import (
@@ -56,6 +57,13 @@ class Policy(BaseModel):
     plans : bool
         Whether it also trains with other architectures, augmentation and starting weights than the
         run's own: in trials, and as a plan that its coordinator signed says.
+    descriptors : list of str
+        Kinds of descriptors that may leave beside a fingerprint, for measures that need more than
+        histograms: ``moments``, ``class-moments``, ``fisher``. Where releases are private, only
+        moments do, with noise of their own. Raw ``features`` never leave, but where all sites are
+        simulated on one machine.
+    scores : bool
+        Whether it also tells how well models of other sites fit its training images.
     release : {"private", "plain"}
         The least protection that a fingerprint leaves with: noise always, or noise where the
         coordinator asks for it.
@@ -81,6 +89,8 @@ class Policy(BaseModel):
     approved: list[str] = []
     training: StrictBool = True
     plans: StrictBool = True
+    descriptors: list[Kind] = []
+    scores: StrictBool = True
     release: Literal["private", "plain"] = "private"
     epsilon: float = Field(default=EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
     delta: float = Field(default=DELTA, ge=LEAST_DELTA, le=MOST_DELTA)
@@ -101,9 +111,13 @@ class Policy(BaseModel):
 def local_policy(**changes: Any) -> Policy:
     """Return the policy of commands that a person at the site starts: any spec, two images.
 
-    It adds noise where it is asked for, as much as is asked for.
+    It adds noise where it is asked for, as much as is asked for, and permits every descriptor.
     """
-    limits = {"epsilon": MOST_EPSILON, "budget_epsilon": MOST_EPSILON}
+    limits = {
+        "epsilon": MOST_EPSILON,
+        "budget_epsilon": MOST_EPSILON,
+        "descriptors": [*KINDS],
+    }
     allowed = {"specs": ["*"], "min_images": 2, "automatic": True, "release": "plain"}
     return Policy.model_validate({"name": "local commands", **allowed, **limits, **changes})
 

@@ -66,7 +66,8 @@ class ReceiverSummary(BaseModel):
 class PolicySummary(BaseModel):
     """The release policy that it would go under, and whether the site may train under it too.
 
-    `plans` says whether it also takes part in trials, and trains as signed plans say.
+    `plans` says whether it also takes part in trials, and trains as signed plans say; `scores`
+    whether it tells how well models of other sites fit its images.
     """
 
     name: str
@@ -75,6 +76,7 @@ class PolicySummary(BaseModel):
     automatic: bool
     training: bool
     plans: bool
+    scores: bool
 
 
 class Summary(BaseModel):
@@ -134,6 +136,7 @@ def summarise(desk: Desk, request: Request, payload: bytes) -> Summary:
             automatic=not gate.policy.waits(request.spec),
             training=gate.policy.training,
             plans=gate.policy.training and gate.policy.plans,
+            scores=gate.policy.training and gate.policy.scores,
         ),
         key_id=desk.key_id,
         expires=terms.expires,
@@ -181,6 +184,8 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         "plans": "with training it tries other architectures, augmentation and starting weights "
         "for its group, and trains as a plan of its coordinator says: "
         f"{'yes' if summary.policy.plans else 'no'} (policy: plans)",
+        "scores": "with training it tells how well models of other sites fit its images: "
+        f"{'yes' if summary.policy.scores else 'no'} (policy: scores)",
         "weights": _weights(card),
     }
     return [(name, printable(text)) for name, text in lines.items()]
@@ -201,7 +206,8 @@ def _weights(card: TaskCard) -> str:
         )
     return (
         "weights trained on these images may be handed on to other groups and later runs, where "
-        "all sites that trained them agree (site.toml: shares_weights = true)"
+        "all sites that trained them agree, and to sites that score them (site.toml: "
+        "shares_weights = true)"
     )
 
 

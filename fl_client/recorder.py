@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fl_client.history import Entry, History, make_entry, reason_of
+from fl_client.descriptor_making import Described
+from fl_client.history import DESCRIBED, Entry, History, make_entry, reason_of
 from fl_client.policy import AWAITING, Policy
 from fl_client.releases import Kept
 from fl_client.site import Site
@@ -50,6 +51,21 @@ class Recorder:
             self._add(made)
         elif self.keeps and not any(History(self.site.state).read(run, trial)):
             History(self.site.state).add(made.model_copy(update={"sha256": trial}))
+
+    def descriptor(self, spec: Spec, run: str, kind: str, made: Described) -> None:
+        """Record that a descriptor leaves, each time that it does."""
+        if self.keeps:
+            entry = make_entry(
+                self.site, spec, self.policy, DESCRIBED, run=run, arm=kind, payload=made.payload
+            )
+            said = {"images": made.images, "privacy": made.privacy}
+            History(self.site.state).add(entry.model_copy(update=said))
+
+    def sent(self, what: str, spec: Spec, run: str, content: bytes) -> None:
+        """Record that the site's model, or its scores of others' models, leave for a run."""
+        if self.keeps:
+            made = make_entry(self.site, spec, self.policy, what, run=run, payload=content)
+            History(self.site.state).add(made.model_copy(update={"bytes": len(content)}))
 
     def plan(self, released: Entry, sha256: str) -> None:
         """Record that the site accepted a plan for what it released in a run."""

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_client import architecture_command, gate_commands, plans_command, policy_command
+from fl_client import (
+    adapt_command,
+    architecture_command,
+    gate_commands,
+    plans_command,
+    policy_command,
+)
 from fl_client.options import JsonFile
 from protocol.files import atomic_json
 
@@ -186,6 +192,7 @@ def _show_enrolment(enrolment: Enrolment) -> None:
 
 
 gate_commands.add(site)
+adapt_command.add(site)
 architecture_command.add(site)
 policy_command.add(site)
 plans_command.add(site)

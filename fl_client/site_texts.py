@@ -67,6 +67,17 @@ training = true
 # false: the site trains with the architecture, augmentation and start of the run itself only. It
 #        tries no others for its group, and accepts no plan that its coordinator signs.
 plans = true
+
+# What may leave beside fingerprints without noise, for measures that need more than histograms:
+# "moments" (mean and covariance of the features), "class-moments" (of each class) and "fisher"
+# (how a network's filters react to the task). Where releases are private only moments leave, with
+# noise that is paid for out of the same budget. Nobody sees any of them before: they leave only
+# where automatic = true.
+descriptors = []
+
+# false: the site does not score models of other sites. Scores say how well such a model fits the
+#        site's training images: a few numbers a model, without noise, and no image leaves.
+scores = true
 """
 
 _PROPERTIES = [

@@ -36,20 +36,40 @@ def require_start(
     """
     if start.architecture != backbone:
         raise BadShape(f"the start is of {start.architecture!r}, the order trains {backbone!r}")
-    if arrays.keys() != shapes.keys():
-        odd = sorted(arrays.keys() ^ shapes.keys())[0]
-        raise BadShape(f"the start does not hold the arrays of the body: {odd:.80} is amiss")
-    for name, shape in shapes.items():
-        value = arrays[name]
-        if value.dtype != np.float32:
-            raise BadDtype(f"the start's {name} is {value.dtype}, not float32")
-        if value.shape != shape:
-            raise BadShape(f"the start's {name} has shape {value.shape}, not {shape}")
-        if not np.isfinite(value).all():
-            raise NotFinite(f"the start's {name} holds NaN or infinite values")
+    require_arrays(arrays, shapes, "start")
     if (found := weights_sha256(arrays)) != start.sha256:
         raise DigestMismatch(
             f"the start has SHA-256 {found[:12]}, the order names {start.sha256[:12]}: send the "
             "very weights"
         )
     return arrays
+
+
+def require_arrays(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Raise unless arrays that came from others are those of a body, in finite float32.
+
+    Parameters
+    ----------
+    arrays : dict
+        What came, by array name.
+    shapes : mapping
+        Shape of each array that there must be.
+    what : str
+        What they are, for messages.
+
+    Raises
+    ------
+    BadShape, BadDtype, NotFinite
+        Naming the array.
+    """
+    if arrays.keys() != shapes.keys():
+        odd = sorted(arrays.keys() ^ shapes.keys())[0]
+        raise BadShape(f"the {what} does not hold the arrays of the body: {odd:.80} is amiss")
+    for name, shape in shapes.items():
+        value = arrays[name]
+        if value.dtype != np.float32:
+            raise BadDtype(f"the {what}'s {name} is {value.dtype}, not float32")
+        if value.shape != shape:
+            raise BadShape(f"the {what}'s {name} has shape {value.shape}, not {shape}")
+        if not np.isfinite(value).all():
+            raise NotFinite(f"the {what}'s {name} holds NaN or infinite values")

@@ -95,11 +95,11 @@ def fit(
         warnings.simplefilter("ignore")
         if find_lr:
             model.lr = _found_lr(model, loader, place)
-        _trainer(epochs, place).fit(model, loader)
+        quiet_trainer(epochs, place).fit(model, loader)
     model.to(place)  # Lightning leaves it on the CPU, where scoring would be slow
 
 
-def _trainer(max_epochs: int, device: torch.device) -> pl.Trainer:
+def quiet_trainer(max_epochs: int, device: torch.device) -> pl.Trainer:
     """Return a trainer that trains and does nothing else."""
     return pl.Trainer(
         accelerator=device.type,
@@ -121,7 +121,7 @@ def _found_lr(model: SiteModel, loader: DataLoader[object], device: torch.device
     from pytorch_lightning.tuner.tuning import Tuner
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        found = Tuner(_trainer(50, device)).lr_find(
+        found = Tuner(quiet_trainer(50, device)).lr_find(
             model, loader, min_lr=1e-3, max_lr=1.0, num_training=50, update_attr=False
         )
     suggestion = found.suggestion() if found is not None else None

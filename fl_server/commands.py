@@ -1,20 +1,19 @@
-"""The coordinator's commands: ``demo``, ``simulate``, ``distances`` and so on.
+"""The coordinator's commands: ``demo``, ``simulate``, ``report`` and so on.
 
 Heavy imports happen inside the functions, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fl_server import server_commands, verify_commands
-from fl_server.tables import show_table
+from fl_server.measure_commands import Alike
 from protocol.errors import ConfigError
-from protocol.files import atomic_json, atomic_write
+from protocol.files import atomic_write
 from protocol.options import file_to_write
 
 RunConfig = Annotated[
@@ -36,19 +35,6 @@ PoolOption = Annotated[
         metavar="POOL",
     ),
 ]
-JsonOut = Annotated[
-    Path | None,
-    typer.Option("--json", callback=file_to_write, help="Also write the table as JSON here."),
-]
-
-
-class Alike(StrEnum):
-    """What makes sites alike."""
-
-    TASK = "task"
-    DATA = "data"
-
-
 Groups = Annotated[
     Alike,
     typer.Option(
@@ -56,7 +42,6 @@ Groups = Annotated[
         help="What groups have in common: the task, whatever the shares of classes; or the data.",
     ),
 ]
-MeasureName = Annotated[str, typer.Option(help="Distance between tasks.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -67,10 +52,6 @@ def register(app: typer.Typer) -> None:
     )(deployment_demo)
     app.command(epilog="Example: fedprint simulate hospitals/ --out runs/first")(simulate)
     app.command(epilog="Example: fedprint exchange hospitals/ --out runs/exchange")(exchange)
-    app.command(epilog="Example: fedprint distances runs/demo --measure bkld-small-target")(
-        distances
-    )
-    app.command(epilog="Example: fedprint groups runs/demo --out groups.json")(groups)
     app.command(epilog="Example: fedprint report runs/demo")(report)
     verify_commands.register(app)
     server_commands.register(app)
@@ -167,87 +148,6 @@ def exchange(
     asked = {"mode": "exchange", "release": release, "groups": groups.value, **given}
     run_simulation(
         *(sites_dir, out, run_config), port=port, verbose=verbose, overwrite=overwrite, asked=asked
-    )
-
-
-def distances(
-    folder: Annotated[Path, typer.Argument(help="Run folder, or a folder of fingerprints.")],
-    measure: MeasureName = "bkld-large-unweighted",
-    out: Annotated[
-        Path | None, typer.Option(callback=file_to_write, help="CSV to write: row = source.")
-    ] = None,
-    json_out: JsonOut = None,
-) -> None:
-    """Compute the distances between the fingerprints of a folder; row = source, lower = closer."""
-    from fl_server.collection import read_collection
-    from fl_server.runfolder import distances_csv
-    from strategies.measures import get, released
-
-    chosen = get(measure)
-    collection = read_collection(folder)
-    names = collection.names
-    tasks = released(collection.fingerprints, collection.spec)
-    matrix = chosen.distances(tasks, tasks)  # [k, k]
-    if out is not None:
-        atomic_write(out, distances_csv(names, matrix))
-        typer.echo(f"{out}: {len(names)} x {len(names)} {measure} distances")
-    if json_out is not None:
-        atomic_json(json_out, {"measure": measure, "sites": names, "distances": matrix.tolist()})
-    if out is None:
-        show_table(
-            f"{measure} (row = source, column = target, lower = closer)",
-            ["source", *names],
-            [
-                [name, *(f"{x:.5f}" for x in row)]
-                for name, row in zip(names, matrix.tolist(), strict=True)
-            ],
-        )
-
-
-def groups(
-    folder: Annotated[Path, typer.Argument(help="Run folder, or a folder of fingerprints.")],
-    out: Annotated[Path | None, typer.Option(callback=file_to_write, help="JSON to write.")] = None,
-    min_size: Annotated[int, typer.Option(min=1, help="Smallest group.")] = 1,
-    max_size: Annotated[int, typer.Option(min=0, help="Largest group; 0 is no limit.")] = 0,
-    partners: Annotated[int, typer.Option(min=1, help="Co-training partners a site.")] = 3,
-    alike: Groups = Alike.TASK,
-    json_out: JsonOut = None,
-) -> None:
-    """Group the sites of a folder by their fingerprints alone, and name each one's partners."""
-    from fl_server.collection import read_collection
-    from fl_server.decisions import decide
-
-    collection = read_collection(folder)
-    decision = decide(
-        collection.fingerprints,
-        collection.spec,
-        min_size=min_size,
-        max_size=max_size,
-        partners=partners,
-        truth=alike.value,
-    )
-    for target in (out, json_out):
-        if target is not None:
-            atomic_json(target, decision.groups)
-    if out is not None:
-        typer.echo(f"{out}: {len(decision.groups.groups)} groups of {len(collection.names)} sites")
-        return
-    show_table(
-        "groups, from fingerprints alone",
-        ["group", "site", "certain", "margin", "stability", "why"],
-        [
-            [
-                group.name,
-                site,
-                "no" if why.certain is False else "yes",
-                f"{why.margin:.2f}",
-                f"{why.stability:.2f}",
-                why.reason,
-            ]
-            for group in decision.groups.groups
-            for site in group.sites
-            for why in [decision.groups.sites[site]]
-        ],
     )
 
 

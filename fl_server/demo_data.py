@@ -91,6 +91,15 @@ _CARDS: dict[str, dict[str, object]] = {
     "land cover": {"modality": "hyperspectral", "anatomy": "", "keywords": ["remote sensing"]},
 }
 
+_PROPERTIES: dict[str, tuple[str, str, str, str, str]] = {
+    "brain tissue": ("medical", "grey", "texture", "tissue", "low"),
+    "slice plane": ("medical", "grey", "object", "orientation", "medium"),
+    "handwritten digits": ("natural", "grey", "object", "character", "low"),
+    "textures": ("natural", "grey", "texture", "surface", "medium"),
+    "land cover": ("natural", "colour", "texture", "vegetation", "medium"),
+}
+"""Origin, colour, what tells classes apart, kind and diversity."""
+
 
 def write_demo_sites(out: Path, seed: int = 0, sites: Sequence[SitePlan] = SITES) -> list[Path]:
     """Write the demonstration's site folders.
@@ -200,6 +209,9 @@ def _write_site(folder: Path, plan: SitePlan, pool: Pool, rows: Rows) -> Path:
     card = {"name": plan.task, **_CARDS[plan.data], "objective": "classification"}
     card["shares_weights"] = plan.shares_weights
     task = "".join(f"{key} = {json.dumps(value)}\n" for key, value in card.items())
+    names = ("origin", "colour", "shows", "kind", "diversity")
+    known = zip(names, _PROPERTIES[plan.data], strict=True)
+    task += "\n[task.properties]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in known)
     atomic_write(folder / "site.toml", f'[task]\n{task}\n[data]\nmanifest = "labels.csv"\n')
     return folder
 

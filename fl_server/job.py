@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid
 from fl_server.closing import show_closed
 from fl_server.coordinator import Coordinator, open_coordinator
 from fl_server.decisions import Decision, decide_as
+from fl_server.descriptors import collect_descriptors
 from fl_server.exchange import Begun, Exchange, Patience, exchange_fingerprints
 from fl_server.late import join_at_the_end
 from fl_server.outcome_records import experiments_of, write_experiments
@@ -20,8 +22,10 @@ from fl_server.report import write_report
 from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
 from fl_server.runstate import RunState, run_state
 from fl_server.scores import ArmOutcome
+from fl_server.scoring import collect_scores, require_scorable
 from fl_server.settings import RunSettings
 from fl_server.suspects import note_suspicions
+from fl_server.tasks import tasks_of
 from fl_server.train_arms import Revoked, train_arms
 from fl_server.witness import answers_of, enter, show_log
 from protocol.errors import FedprintError
@@ -29,6 +33,7 @@ from protocol.files import atomic_json, atomic_write, sha256_hex
 from protocol.runfiles import LeftOut
 from protocol.spec import load_spec
 from protocol.trials import TrialsFile
+from strategies.measures import Task
 
 log = logging.getLogger("fedprint")
 
@@ -60,12 +65,13 @@ def run(
     Raises
     ------
     ConfigError
-        If the pool cannot be used.
+        If the pool cannot be used, or models shall be scored that nobody trains.
     FedprintError
         If fewer sites than the quorum pass verification.
     """
     out = Path(settings.out)
     check_pool(settings)
+    require_scorable(settings)
     with run_state(out, settings, name) as state:
         if state.resumed:
             log.info("resuming run %s in %s", state.run, out)
@@ -90,7 +96,10 @@ def _run_once(
 ) -> Exchange:
     """Do the job from where it is to its end."""
     exchange = _exchange(grid, settings, state, coordinator)
-    decision = _decide(state.folder, exchange, settings)
+    descriptors = collect_descriptors(grid, settings, state, exchange)
+    scores = collect_scores(grid, settings, state, exchange, coordinator)
+    tasks = tasks_of(exchange, descriptors, scores)
+    decision = _decide(state.folder, exchange, settings, tasks)
     _show_log(grid, settings, state, exchange)
     outcomes = train_arms(grid, settings, state, exchange, decision, coordinator)
     _finish(state.folder, settings, state, exchange, decision, outcomes)
@@ -141,8 +150,10 @@ def _exchange(
     return exchange
 
 
-def _decide(out: Path, exchange: Exchange, settings: RunSettings) -> Decision:
-    decision = decide_as(settings, exchange.fingerprints, exchange.spec)
+def _decide(
+    out: Path, exchange: Exchange, settings: RunSettings, tasks: Sequence[Task]
+) -> Decision:
+    decision = decide_as(settings, tasks)
     note_suspicions(exchange, decision.suspicions, decision.left_out)
     write_exchange(out, exchange)
     atomic_write(out / "distances.csv", distances_csv(decision.names, decision.distances))

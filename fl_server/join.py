@@ -14,7 +14,7 @@ from datetime import datetime
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
-from fl_server.decisions import Decision
+from fl_server.decisions import Decision, compare
 from fl_server.exchange import Exchange, Release
 from fl_server.join_training import train_newcomers
 from fl_server.journal import Journal
@@ -23,9 +23,10 @@ from fl_server.placing import Place, place
 from fl_server.progress import Progress
 from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
+from fl_server.tasks import tasks_of
 from protocol.runfiles import GroupsFile, MetricsFile
 from protocol.sharing import GroupPlan
-from strategies.measures import get, released
+from strategies.measures import Task, get
 
 log = logging.getLogger("fedprint")
 
@@ -96,6 +97,7 @@ def join(
     models: Mapping[str, ArrayRecord],
     settings: RunSettings,
     *,
+    before: Sequence[Task] = (),
     journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> Joined:
@@ -117,6 +119,8 @@ def join(
         What the groups' trainings ended with, by name of the plan.
     settings : RunSettings
         Of the run: the budget and all else must be what the groups had.
+    before : sequence of Task
+        All that is known of the earlier sites, where that is more than their fingerprints.
     journal, progress
         See `fl_server.arms.run_arm`.
 
@@ -136,8 +140,8 @@ def join(
         starts = {site: p.start for site, p in places.items() if p.start is not None}
         among = replace(exchange, releases=newcomers, left_out=[], seconds={})
         outcomes = train_newcomers(grid, among, starts, settings, journal, progress)
-    fingerprints = sorted(everybody.fingerprints, key=lambda f: f.site)
-    tasks = released(fingerprints, exchange.spec)
-    distances = get(settings.measure).distances(tasks, tasks)  # [k, k]
-    decision = Decision([f.site for f in fingerprints], distances, decided)
+    known = {task.name: task for task in before}
+    tasks = [known.get(task.name, task) for task in tasks_of(everybody)]
+    distances = compare(get(settings.measure), tasks)  # [k, k]
+    decision = Decision([task.name for task in tasks], distances, decided)
     return Joined(decision, newcomers, places, outcomes)

@@ -25,6 +25,7 @@ from fl_server.roster import EnrolledRoster
 from fl_server.runstate import JOURNAL, locked
 from fl_server.settings import RunSettings
 from fl_server.suspects import note_suspicions
+from fl_server.tasks import tasks_of_folder
 from protocol.errors import ConfigError, FedprintError
 from protocol.files import canonical_json, sha256_hex
 from strategies.suspicion import Suspicion, suspicions
@@ -164,6 +165,7 @@ def _take_in(
         reopened.plans,
         reopened.models,
         run_settings,
+        before=tasks_of_folder(out),
         journal=journal,
         progress=progress,
     )

@@ -8,6 +8,7 @@ from fl_server.received import Release
 from protocol.errors import BadPrivacy
 from protocol.privacy import AskedTerms, epsilon_of
 from protocol.runfiles import LedgerFile, LedgerTotal, SitePrivacy
+from protocol.statement import Privacy
 from protocol.verify import VerifiedRelease
 
 _SAME = 1e-5  # relative: what a sigma rounded to six digits may differ by
@@ -22,14 +23,23 @@ def require_terms(verified: VerifiedRelease, terms: AskedTerms) -> None:
         If it is plain although noise was asked for, or spends more than was asked.
     """
     release = verified.statement.predicate
+    require_privacy(f"the release of {release.site}", release.privacy, terms)
+
+
+def require_privacy(what: str, privacy: Privacy, terms: AskedTerms) -> None:
+    """Refuse what reveals more than was asked for, as `require_terms` does.
+
+    Raises
+    ------
+    BadPrivacy
+    """
     if terms.mode == "plain":
         return
-    rho = release.privacy.rho
-    if release.privacy.mode == "plain" or rho is None:
-        raise BadPrivacy(f"the release of {release.site} has no noise, and private was asked for")
-    if (spent := epsilon_of(rho, terms.delta)) > terms.epsilon * (1 + _SAME):
+    if privacy.mode == "plain" or privacy.rho is None:
+        raise BadPrivacy(f"{what} has no noise, and private was asked for")
+    if (spent := epsilon_of(privacy.rho, terms.delta)) > terms.epsilon * (1 + _SAME):
         raise BadPrivacy(
-            f"the release of {release.site} spends epsilon {spent:.4g} at delta {terms.delta:g}, "
+            f"{what} spends epsilon {spent:.4g} at delta {terms.delta:g}, "
             f"and at most {terms.epsilon:g} was asked for"
         )
 

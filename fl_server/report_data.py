@@ -20,7 +20,7 @@ from protocol.spec import Spec, load_spec
 from protocol.trials import PlansFile, TrialsFile
 from protocol.trust import TrustStore, open_store
 from protocol.verify import VerifiedRelease, verify_local
-from strategies.excess import symmetrised
+from strategies.grouping_by_distance import there_and_back
 
 FloatArray = NDArray[np.float64]
 Model = TypeVar("Model", bound=BaseModel)
@@ -123,7 +123,7 @@ def read_run(run: Path) -> RunData:
         metrics=_read_if_there(run, "metrics.json", MetricsFile),
         releases=_releases(run, spec),
         sites=[names[i] for i in order],
-        between=symmetrised(ordered),
+        between=there_and_back(ordered),
         linkage=average_linkage(ordered),
         trials=_read_if_there(run, "trials.json", TrialsFile),
         plans=_read_if_there(run, "plans.json", PlansFile),
@@ -143,12 +143,12 @@ def read_distances(path: Path) -> tuple[list[str], FloatArray]:
     names : list of str
         The k sites.
     distances : float64 array
-        Shape ``[k, k]``, row = source, column = target.
+        Shape ``[k, k]``, row = source, column = target; NaN where nothing is known.
 
     Raises
     ------
     DataError
-        The table is missing, not square, or holds something that is not a finite number.
+        The table is missing, not square, or holds something that is no number, or infinite.
     """
     try:
         table = list(csv.reader(io.StringIO(_text(path))))
@@ -157,7 +157,7 @@ def read_distances(path: Path) -> tuple[list[str], FloatArray]:
     except (ValueError, IndexError, csv.Error) as error:
         raise DataError(f"{path} is not a table of distances: {error}") from None
     square = values.shape == (len(names), len(names)) and names == [row[0] for row in table[1:]]
-    if not (names and square and np.isfinite(values).all()):
+    if not (names and square and not np.isinf(values).any()):
         raise DataError(f"{path} is not a square table of finite distances with names on both axes")
     return names, values
 
@@ -177,7 +177,7 @@ def average_linkage(distances: FloatArray) -> FloatArray:
     """
     if len(distances) < 2:
         return np.empty((0, 4))
-    condensed = squareform(symmetrised(distances), checks=False)  # [k (k - 1) / 2]
+    condensed = squareform(there_and_back(distances), checks=False)  # [k (k - 1) / 2]
     tree: FloatArray = linkage(condensed, "average")
     if len(distances) <= 400:  # the ordering takes the cube of the number of sites
         tree = optimal_leaf_ordering(tree, condensed)

@@ -32,6 +32,8 @@ RUN_FILES = (
     "trust.dsse.json",
     "coordinator.pub.pem",
     "fingerprints",
+    "descriptors",
+    "scores",
     "ledger.json",
     "distances.csv",
     "groups.json",

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from protocol.descriptors import KINDS, Kind
 from protocol.errors import ConfigError
 from protocol.presets import PRESETS
 from protocol.privacy import (
@@ -18,6 +19,7 @@ from protocol.privacy import (
     MOST_EPSILON,
     AskedTerms,
 )
+from strategies.measures import get
 
 Arm = Literal["alone", "together", "random", "grouped", "planned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -69,10 +71,16 @@ class RunSettings(BaseModel):
         What to fingerprint with; empty is replaced by the spec made for such releases.
     groups : str
         What counts as alike: the ``task``, whatever the images' look, or the ``data``.
+    scores : bool
+        Have every site score the models that the others trained alone on its own training images,
+        those whose task cards let weights travel. A measure of such scores turns it on by itself.
     suspects : str
         ``warn`` of fingerprints that cannot be honest, or ``leave-out`` their sites.
     server_dir : str
         The coordinator's folder (``fedprint server init``); every deployment needs it.
+    descriptors : tuple of str
+        What sites are asked for beside the fingerprint: ``moments``, ``class-moments``, ``fisher``,
+        and in a simulation ``features``; what the measure needs is asked for anyway.
     quorum : int
         Fewest sites to go on with once a deadline has passed.
     timeout : float
@@ -100,6 +108,8 @@ class RunSettings(BaseModel):
     groups: Literal["task", "data"] = "task"
     suspects: Literal["warn", "leave-out"] = "warn"
     measure: str = "bkld-large-unweighted"
+    descriptors: tuple[Kind, ...] = ()
+    scores: bool = False
     strategy: str = "fedavg"
     recipe: Literal["adapter", "fine-tune"] = "adapter"
     arms: tuple[Arm, ...] = COMPARED
@@ -126,7 +136,7 @@ class RunSettings(BaseModel):
     await_approval: float = Field(0.0, ge=0, allow_inf_nan=False)
     pool: str = Field("", exclude=True)  # its URL may hold a password: no file of the run has it
 
-    @field_validator("arms", "scenarios", mode="before")
+    @field_validator("arms", "scenarios", "descriptors", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -152,6 +162,11 @@ class RunSettings(BaseModel):
     @classmethod
     def _in_order(cls, scenarios: tuple[Stage, ...]) -> tuple[Stage, ...]:
         return tuple(scenario for scenario in SCENARIOS if scenario in scenarios)
+
+    @field_validator("descriptors")
+    @classmethod
+    def _each_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        return tuple(kind for kind in KINDS if kind in kinds)
 
     @field_validator("preset")
     @classmethod
@@ -184,9 +199,36 @@ class RunSettings(BaseModel):
         return AskedTerms(mode=mode, epsilon=self.epsilon, delta=self.delta)
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Which descriptors sites are asked for, those that the measure needs among them.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such measure.
+        """
+        needed = {*self.descriptors, *get(self.measure).needs}
+        return tuple(kind for kind in KINDS if kind in needed)
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether models are scored: it was asked for, or the measure needs it.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such measure.
+        """
+        return self.scores or "scores" in get(self.measure).needs
+
+    @property
     def decisive(self) -> dict[str, Any]:
         """All that results depend on, but the spec, which is known by its digest."""
-        unused = () if "planned" in self.arms else OF_PLANS
+        unused = {
+            *(() if "planned" in self.arms else OF_PLANS),
+            *(() if self.descriptors else ("descriptors",)),
+            *(() if self.scores else ("scores",)),
+        }
         return self.model_dump(mode="json", exclude={*FREE, *unused, "spec"})
 
     @classmethod

@@ -21,7 +21,7 @@ from protocol.plan import Knowledge
 from protocol.presets import find_preset
 from protocol.sharing import Arrays, GroupPlan
 from protocol.weights import body_of, weights_sha256
-from strategies.excess import symmetrised
+from strategies.grouping_by_distance import there_and_back
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class OwnCandidates:
 
     def _apart(self, group: Sequence[str], others: Sequence[str]) -> float:
         """Return the mean distance of two groups of sites, symmetrised; lower is closer."""
-        distances, names = symmetrised(self.decision.distances), self.decision.names  # [k, k]
+        distances, names = there_and_back(self.decision.distances), self.decision.names  # [k, k]
         rows, columns = ([names.index(site) for site in part] for part in (group, others))
         return float(np.mean(distances[np.ix_(rows, columns)]))
 

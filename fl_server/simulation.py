@@ -15,6 +15,7 @@ import typer
 from fl_server.engine import app_files, check_engine, simulate
 from fl_server.pool_after import check_pool, located
 from fl_server.runfolder import RUN_FILES
+from fl_server.scoring import require_scorable
 from fl_server.settings import RunSettings
 from protocol.errors import ConfigError, DataError
 from protocol.files import atomic_write
@@ -196,6 +197,7 @@ def check_settings(overrides: dict[str, Any]) -> RunSettings:
     settings = RunSettings.from_run_config({**known, **overrides})
     load_spec(settings.spec).require_ready()
     get(settings.measure)
+    require_scorable(settings)
     strategy_maker(settings.strategy)
     GroupingOptions(settings.min_group_size, settings.max_group_size or None)
     # the engine works in a folder of its own

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fl_server.descriptor_folder import read_descriptors
 from fl_server.exchange import Exchange
+from fl_server.score_folder import read_scores
 from protocol.descriptors import ClassMoments, Descriptor, Features, Fisher, Kind, Moments
 from protocol.errors import BadShape
 from protocol.spec import Spec
@@ -40,8 +41,9 @@ def tasks_of(
 def tasks_of_folder(folder: Path) -> list[Task]:
     """Read and verify all that a run folder, or a folder of fingerprints, holds of its tasks.
 
-    Descriptors lie in its subfolder ``descriptors``. As with fingerprints, the keys are those that
-    the envelopes bring along: `fedprint verify` looks at a run's trust store too.
+    Descriptors lie in its subfolder ``descriptors``, scores in ``scores``. As with fingerprints,
+    the keys are those that the envelopes bring along: `fedprint verify` looks at a run's trust
+    store too.
 
     Raises
     ------
@@ -57,7 +59,7 @@ def tasks_of_folder(folder: Path) -> list[Task]:
         site: {kind: verified.descriptor for kind, verified in kinds.items()}
         for site, kinds in found.items()
     }
-    return make_tasks(spec, by_site, descriptors, {})
+    return make_tasks(spec, by_site, descriptors, read_scores(folder, by_site))
 
 
 def make_tasks(

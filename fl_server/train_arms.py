@@ -23,7 +23,7 @@ from fl_server.steps import Steps
 from protocol.errors import FedprintError, VerificationError
 from protocol.statement import utc_now
 
-__all__ = ["Revoked", "train_arms"]
+__all__ = ["Revoked", "check_trust", "train_arms"]
 
 log = logging.getLogger("fedprint")
 
@@ -52,7 +52,7 @@ def train_arms(
     groups = [group.sites for group in decision.groups.groups]
     for arm in settings.arms:
         if coordinator is not None:
-            _check_trust(exchange, coordinator)
+            check_trust(exchange, coordinator)
         if arm == "planned":
             outcomes[arm] = _train_planned(
                 grid, settings, state, exchange, decision, outcomes, journal
@@ -114,7 +114,7 @@ def _tell_arm(arm: str, outcome: ArmOutcome) -> None:
         log.info("lost in training (%s): %s: %s", arm, site, why)
 
 
-def _check_trust(exchange: Exchange, coordinator: Coordinator) -> None:
+def check_trust(exchange: Exchange, coordinator: Coordinator) -> None:
     """Raise `Revoked` if a site's key is not good any more: the trust store may have changed."""
     store, gone = open_coordinator(coordinator.folder).store, []
     for site, release in exchange.releases.items():

@@ -105,7 +105,7 @@ def _check_against(
 
 def _pays_for(line: LedgerLine, stated: Statement) -> bool:
     wanted = (stated.spec_digest, stated.contribution_cap, stated.privacy.rho, stated.privacy.sigma)
-    return (line.spec_digest, line.cap, line.rho, line.sigma) == wanted
+    return not line.kind and (line.spec_digest, line.cap, line.rho, line.sigma) == wanted
 
 
 def _ledger(path: Path) -> list[LedgerLine]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 import numpy as np
 
-from fl_server.decisions import Decision, decide_as
+from fl_server.decisions import Decision, compare, decide_as
+from fl_server.descriptor_folder import read_descriptors
 from fl_server.outcomes import recommendations_file
 from fl_server.privacy import site_privacy
 from fl_server.received import Release
 from fl_server.report_data import read_distances
 from fl_server.runfolder import SUSPICIOUS
+from fl_server.score_folder import read_scores
+from fl_server.tasks import make_tasks
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from fl_server.verify_joined import base_of, check_joined, joined_sites
 from fl_server.verify_same import CLOSE, TINY, differences
 from protocol.errors import FedprintError
 from protocol.files import sha256_hex
-from protocol.fingerprint import Fingerprint
 from protocol.runfiles import GroupsFile, RecommendationsFile
-from strategies.measures import get, released
+from strategies.measures import Task, get
 
 
 def check_run(evidence: Evidence) -> Iterator[Finding]:
@@ -51,10 +53,11 @@ def check_distances(evidence: Evidence) -> Iterator[Finding]:
     if names != evidence.members:
         yield Finding("distances.csv", "its sites are not those that the log names")
         return
-    prints = [evidence.release(site).fingerprint for site in names]
-    tasks = released(prints, evidence.spec)
-    wanted = get(evidence.settings.measure).distances(tasks, tasks)  # [k, k]
-    off = np.argwhere(~np.isclose(found, wanted, rtol=CLOSE, atol=TINY))
+    try:
+        wanted = compare(get(evidence.settings.measure), _tasks(evidence, names))  # [k, k]
+    except FedprintError as error:
+        raise Broken("distances.csv", f"cannot be computed again: {error}") from None
+    off = np.argwhere(~np.isclose(found, wanted, rtol=CLOSE, atol=TINY, equal_nan=True))
     if len(off):
         i, j = off[0].tolist()
         yield Finding(
@@ -96,13 +99,24 @@ def writer(evidence: Evidence) -> str:
     return "" if own == made_by else f" (fedprint {made_by} wrote it, this is {own})"
 
 
+def _tasks(evidence: Evidence, sites: Sequence[str]) -> list[Task]:
+    """Return what the folder holds of these sites' tasks, in the order of their names."""
+    releases = {site: evidence.release(site) for site in sites}
+    named = {site: evidence.release(site) for site in sorted(evidence.named)}
+    found = read_descriptors(evidence.run, named, evidence.spec)
+    descriptors = {
+        site: {kind: verified.descriptor for kind, verified in kinds.items()}
+        for site, kinds in found.items()
+    }
+    return make_tasks(evidence.spec, releases, descriptors, read_scores(evidence.run, named))
+
+
 def _decide(evidence: Evidence) -> Decision:
     """Decide again, as the coordinator did before anyone joined."""
     late = set(joined_sites(evidence))
     gone = {e.site for e in evidence.run_file.left_out if e.reason == SUSPICIOUS}
     sites = [s for s in evidence.members if s not in late] + sorted(gone & evidence.named.keys())
-    prints: list[Fingerprint] = [evidence.release(site).fingerprint for site in sites]
     try:
-        return decide_as(evidence.settings, prints, evidence.spec)
+        return decide_as(evidence.settings, _tasks(evidence, sites))
     except FedprintError as error:
         raise Broken("groups.json", f"cannot be computed again: {error}") from None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from fl_server.verify_descriptors import check_descriptors
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from fl_server.verify_history import check_history
 from fl_server.verify_log import check_closed, check_kept, check_key, check_log, has_kept
@@ -19,6 +20,7 @@ from fl_server.verify_privacy import check_asked, check_ledgers, check_privacy
 from fl_server.verify_releases import check_releases, check_trust
 from fl_server.verify_report import check_report
 from fl_server.verify_results import check_distances, check_groups, check_run
+from fl_server.verify_scores import check_signed_scores
 from protocol.errors import FedprintError
 from protocol.names import printable
 
@@ -31,11 +33,13 @@ CHECKS: dict[str, Check] = {
     "checkpoints that sites keep": check_kept,
     "the trust store": check_trust,
     "releases and session bindings": check_releases,
+    "descriptors and their statements": check_descriptors,
     "what was asked for": check_asked,
     "what came after what": check_history,
     "stated privacy and ledger.json": check_privacy,
     "ledgers that sites keep": check_ledgers,
     "run.json": check_run,
+    "scores of models": check_signed_scores,
     "distances from the released counts": check_distances,
     "groups and partners from the released counts": check_groups,
     "plans and choices from the trials' scores": check_plans,

@@ -92,7 +92,7 @@ def to_descriptors(reply: DescriptorsReply) -> RecordDict:
         kind: (reason[:_REASON_LIMIT], text[:_TEXT_LIMIT])
         for kind, (reason, text) in reply.refused.items()
     }
-    values: dict[str, str | bytes] = {"refused": json.dumps(refused, ensure_ascii=False)}
+    values: dict[str, str | bytes] = {"stayed": json.dumps(refused, ensure_ascii=False)}
     for kind, sent in reply.sent.items():
         values |= {kind: sent.payload, f"{kind}.dsse": sent.envelope}
     return RecordDict({RECORD: ConfigRecord({"descriptors": json.dumps([*reply.sent]), **values})})
@@ -115,7 +115,7 @@ def from_descriptors(content: RecordDict, limits: Mapping[Kind, int]) -> Descrip
     """
     try:
         kinds = _KINDS.validate_json(_text(content, "descriptors"), strict=True)
-        refused = _REFUSED.validate_json(_text(content, "refused"))
+        refused = _REFUSED.validate_json(_text(content, "stayed"))
     except ValidationError as error:
         raise MalformedMessage(f"the descriptors are malformed: {one_line(error)}") from None
     if sorted([*kinds, *refused]) != sorted(limits):

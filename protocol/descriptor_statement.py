@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from protocol import noised_moments
 from protocol.descriptor_files import Sizes, from_bytes, most_bytes
 from protocol.descriptors import Descriptor, Kind
 from protocol.envelope import KeyFinder, open_envelope, parse_statement
@@ -27,6 +28,7 @@ from protocol.errors import (
 )
 from protocol.files import sha256_hex
 from protocol.names import Sha256Hex, SiteName
+from protocol.privacy import check_mode, check_noise
 from protocol.spec import Spec
 from protocol.statement import STATEMENT_TYPE, Digest, Privacy, Subject, Subjects
 from protocol.verify import CLOCK_SKEW, VerifiedRelease
@@ -110,7 +112,8 @@ def descriptor_statement(payload: bytes, release: DescriptorRelease) -> Descript
 
 def largest(kind: Kind, spec: Spec, release: VerifiedRelease) -> int:
     """Return the most bytes that a site's descriptor can have, by what it released before."""
-    return most_bytes(kind, sizes_of(spec, release, held(release)))
+    plain = most_bytes(kind, sizes_of(spec, release, held(release)))
+    return max(plain, noised_moments.most_bytes(spec.width)) if kind == "moments" else plain
 
 
 def sizes_of(spec: Spec, release: VerifiedRelease, images: int) -> Sizes:
@@ -170,9 +173,18 @@ def verify_descriptor(
         _check_time(said, now)
     if statement.subject[0].digest.sha256 != sha256_hex(payload):
         raise DigestMismatch(f"the {kind} of {site} are not those that were signed")
-    _check_privacy(said, release)
-    descriptor = from_bytes(payload, kind, sizes_of(spec, release, said.images))
-    return VerifiedDescriptor(descriptor, said, key_id)
+    _check_privacy(said, release, spec)
+    return VerifiedDescriptor(_opened(payload, said, release, spec), said, key_id)
+
+
+def _opened(
+    payload: bytes, said: DescriptorRelease, release: VerifiedRelease, spec: Spec
+) -> Descriptor:
+    if said.privacy.mode == "plain":
+        return from_bytes(payload, said.kind, sizes_of(spec, release, said.images))
+    sigma = said.privacy.sigma or 0.0
+    noised = noised_moments.from_bytes(payload, spec.width, said.images, sigma)
+    return noised_moments.to_moments(noised, spec, said.images, sigma)
 
 
 def _check_subject(said: DescriptorRelease, kind: Kind, site: str, spec: Spec) -> None:
@@ -196,14 +208,17 @@ def _check_time(said: DescriptorRelease, now: datetime) -> None:
         raise Expired(f"the {said.kind} of {said.site} expired {said.expires:%Y-%m-%d}: ask again")
 
 
-def _check_privacy(said: DescriptorRelease, release: VerifiedRelease) -> None:
+def _check_privacy(said: DescriptorRelease, release: VerifiedRelease, spec: Spec) -> None:
     """Check that a descriptor is of images that there are, and protects as the fingerprint does."""
     if said.images > held(release):
         raise BadPrivacy(
             f"the {said.kind} of {said.site} are of {said.images} images, it has {held(release)}"
         )
-    if said.privacy.mode == "private" or release.statement.predicate.privacy.mode == "private":
-        raise BadPrivacy(
-            f"the {said.kind} of {said.site} go with a private fingerprint, and nothing but "
-            "fingerprints is released with noise"
-        )
+    check_mode(said.privacy, said.contribution_cap)
+    if said.privacy.mode == "plain":
+        if release.statement.predicate.privacy.mode == "private":
+            raise BadPrivacy(f"the {said.kind} of {said.site} have no noise, its fingerprint has")
+        return
+    if said.kind != "moments":
+        raise BadPrivacy(f"the {said.kind} of {said.site} state noise, which only moments have")
+    check_noise(said.privacy, noised_moments.sensitivity(spec.width, said.contribution_cap))

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.errors import ConfigError
+
 Kind = Literal["moments", "class-moments", "fisher", "features"]
 
 KINDS: tuple[Kind, ...] = ("moments", "class-moments", "fisher", "features")
@@ -81,6 +83,22 @@ class Features:
 
     values: NDArray[np.float32]
     labels: NDArray[np.int64]
+
+
+def parse_kinds(text: str, option: str) -> tuple[Kind, ...]:
+    """Return the kinds that a text names with commas between them, in the order of `KINDS`.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such kind; `option` says where it was named.
+    """
+    wanted = {part.strip() for part in text.split(",") if part.strip()}
+    if unknown := sorted(wanted - {*KINDS}):
+        raise ConfigError(
+            f"{option}: there is no descriptor {unknown[0]!r}: take {', '.join(KINDS)}"
+        )
+    return tuple(kind for kind in KINDS if kind in wanted)
 
 
 Descriptor = Moments | ClassMoments | Fisher | Features

@@ -9,18 +9,22 @@ which add up (Bun and Steinke, arXiv 1605.02065, lemma 2.3).
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from protocol.errors import BadLedger, BadPrivacy, one_line
 from protocol.files import canonical_json, sha256_hex
 from protocol.names import Sha256Hex
-from protocol.privacy import check_terms
+from protocol.noised_moments import sensitivity as moment_sensitivity
+from protocol.privacy import check_noise, sensitivity
 from protocol.statement import Privacy
 
 START = "0" * 64
 """What the first line names as the line before it."""
+
+Drawn = Literal["", "moments"]
+"""What noise was drawn for: a fingerprint, or the descriptor of this kind."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -36,6 +40,8 @@ class LedgerLine(BaseModel):
         The run that asked; empty where a person at the site did.
     spec_name, spec_digest : str
         What was drawn.
+    kind : str
+        What was drawn: empty for a fingerprint, else the kind of descriptor.
     data : str
         Digest of the images that were counted, see `fl_client.contribution.counted_digest`.
     width, cap : int
@@ -58,6 +64,7 @@ class LedgerLine(BaseModel):
     run: Annotated[str, Field(max_length=200)] = ""
     spec_name: Annotated[str, Field(max_length=200)]
     spec_digest: Sha256Hex
+    kind: Drawn = ""
     data: Sha256Hex
     width: Annotated[int, Field(ge=1, le=2**53)]
     cap: Annotated[int, Field(ge=1, le=2**53)]
@@ -82,14 +89,23 @@ class LedgerLine(BaseModel):
             delta=self.delta,
         )
 
+    @property
+    def sensitivity(self) -> float:
+        """The most by which one patient moves what was drawn, in L2 norm."""
+        return (moment_sensitivity if self.kind else sensitivity)(self.width, self.cap)
+
     def sealed(self) -> LedgerLine:
         """Return the line with its digest."""
-        rest = self.model_dump(mode="json", exclude={"digest"})
+        rest = {name: value for name, value in self._values().items() if name != "digest"}
         return self.model_copy(update={"digest": sha256_hex(canonical_json(rest))})
 
     def to_bytes(self) -> bytes:
         """Return the line as it lies in the ledger, without its end."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        """Return the line as JSON values; of a fingerprint as it was before there were kinds."""
+        return self.model_dump(mode="json", exclude=None if self.kind else {"kind"})
 
 
 def parse_ledger(data: bytes) -> list[LedgerLine]:
@@ -133,7 +149,7 @@ def check_arithmetic(lines: list[LedgerLine]) -> None:
     """
     for number, line in enumerate(lines, 1):
         try:
-            check_terms(line.privacy, line.width, line.cap)
+            check_noise(line.privacy, line.sensitivity)
         except BadPrivacy as error:
             raise BadLedger(f"line {number}: {error}") from None
 

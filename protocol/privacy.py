@@ -151,8 +151,13 @@ def terms(width: int, *, epsilon: float, delta: float, cap: int = 1) -> Privacy:
     ConfigError
         When epsilon, delta or cap cannot be used.
     """
+    return terms_for(sensitivity(width, cap), epsilon=epsilon, delta=delta)
+
+
+def terms_for(sensitivity: float, *, epsilon: float, delta: float) -> Privacy:
+    """Return the terms of a release that one patient moves by at most `sensitivity`, as `terms`."""
     rho = rho_of(epsilon, delta)
-    sigma = _round_up(sigma_for(rho, sensitivity(width, cap)))
+    sigma = _round_up(sigma_for(rho, sensitivity))
     return Privacy(
         mode="private",
         rho=rho,
@@ -212,6 +217,18 @@ def check_terms(privacy: Privacy, width: int, cap: int) -> None:
     BadPrivacy
         Naming what contradicts what.
     """
+    check_mode(privacy, cap)
+    if privacy.mode == "private":
+        check_noise(privacy, sensitivity(width, cap))
+
+
+def check_mode(privacy: Privacy, cap: int) -> None:
+    """Check that a plain release states no noise, and that a private one caps contributions.
+
+    Raises
+    ------
+    BadPrivacy
+    """
     stated = privacy.model_dump(exclude={"mode"})
     if privacy.mode == "plain":
         if any(value is not None for value in stated.values()):
@@ -219,6 +236,16 @@ def check_terms(privacy: Privacy, width: int, cap: int) -> None:
         return
     if cap < 1:
         raise BadPrivacy("a private release needs a contribution cap of at least 1")
+
+
+def check_noise(privacy: Privacy, sensitivity: float) -> None:
+    """Check that the stated noise is what `sensitivity`, rho, epsilon and delta ask for.
+
+    Raises
+    ------
+    BadPrivacy
+        Naming what contradicts what.
+    """
     if privacy.neighbours != "replace-one":
         raise BadPrivacy(
             f"the neighbour relation is {privacy.neighbours}, it must be replace-one: the number "
@@ -226,7 +253,7 @@ def check_terms(privacy: Privacy, width: int, cap: int) -> None:
         )
     rho, sigma, epsilon, delta = (_stated(privacy, k) for k in ("rho", "sigma", "epsilon", "delta"))
     _check_range(rho, sigma, epsilon, delta)
-    needed = sigma_for(rho, sensitivity(width, cap))
+    needed = sigma_for(rho, sensitivity)
     if not needed * (1 - _SAME) <= sigma <= needed * (1 + _ROUNDED):
         raise BadPrivacy(f"sigma is {sigma:.6g} counts, but rho {rho:.6g} needs {needed:.6g}")
     exact = epsilon_of(rho, delta)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from protocol.descriptor_statement import DescriptorStatement
 from protocol.enrolment import Enrolment, Invitation
 from protocol.experiment import ExperimentStatement
 from protocol.files import atomic_json
@@ -300,6 +301,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "trust": TrustStore,
     "release": ReleaseStatement,
     "binding": BindingStatement,
+    "descriptor": DescriptorStatement,
     "enrolment": Enrolment,
     "invitation": Invitation,
 }

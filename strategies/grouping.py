@@ -38,7 +38,15 @@ from strategies.nested import nested_linkage
 from strategies.partners import partners
 from strategies.stability import stability
 
-__all__ = ["Group", "Grouping", "GroupingOptions", "find_groups", "group", "site_distances"]
+__all__ = [
+    "Group",
+    "Grouping",
+    "GroupingOptions",
+    "find_groups",
+    "group",
+    "named_groups",
+    "site_distances",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -191,7 +199,8 @@ def group(
     )
     ranked = partners(squared, names, options.partners)
     sites = explain(squared, groups, names, cut.height, steady, ranked, confidence=steady)
-    return Grouping(_named(groups, names), sites, names, squared, linkage, cut.height, cut.support)
+    named = named_groups(groups, names)
+    return Grouping(named, sites, names, squared, linkage, cut.height, cut.support)
 
 
 def by_evidence(fingerprints: Sequence[Fingerprint], spec: Spec, options: GroupingOptions) -> bool:
@@ -225,7 +234,7 @@ def _by_evidence(
         notes=notes(groups, other, names, options.truth),
     )
     support = min(level.found.support for level in levels)
-    return Grouping(_named(groups, names), why, names, squared, linkage, cut, support)
+    return Grouping(named_groups(groups, names), why, names, squared, linkage, cut, support)
 
 
 def site_distances(rows: FloatArray, images: Sequence[int], draws: int | None = None) -> FloatArray:
@@ -289,7 +298,8 @@ def by_content(fingerprints: Sequence[Fingerprint]) -> list[Fingerprint]:
     return sorted(fingerprints, key=content)
 
 
-def _named(groups: Partition, names: Sequence[str]) -> list[Group]:
+def named_groups(groups: Partition, names: Sequence[str]) -> list[Group]:
+    """Return groups of indices under their names, the largest first."""
     members = sorted((sorted(names[i] for i in g) for g in groups), key=lambda g: (-len(g), g))
     width = len(str(len(members)))
     return [Group(f"group-{i:0{width}d}", sites) for i, sites in enumerate(members, 1)]

@@ -23,7 +23,17 @@ from strategies.measures.frechet import FrechetInception
 from strategies.measures.histograms import FluxMoments, FrechetDiagonal, VisualDna
 from strategies.measures.label_transport import OtceOfClasses, OtceOfImages
 from strategies.measures.model_scores import HScore, HScoreShrunk, Leep, LogMe, Nce
-from strategies.measures.needs import lacks, require
+from strategies.measures.needs import (
+    both_rows,
+    cards_of,
+    class_moments_of,
+    features_of,
+    fisher_of,
+    lacks,
+    moments_of,
+    require,
+    same_spec,
+)
 from strategies.measures.p2l import PredictToLearn, PredictToLearnWithSize
 from strategies.measures.sinkhorn import Sinkhorn, SinkhornProjected
 
@@ -59,12 +69,19 @@ __all__ = [
     "Task2VecAsymmetric",
     "VisualDna",
     "available",
+    "both_rows",
+    "cards_of",
+    "class_moments_of",
     "feature_means",
+    "features_of",
+    "fisher_of",
     "get",
     "lacks",
+    "moments_of",
     "register",
     "released",
     "require",
     "rows_of",
+    "same_spec",
     "stack",
 ]

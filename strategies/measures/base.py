@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.descriptors import ClassMoments, Features, Fisher, Moments
-from protocol.errors import ConfigError, FedprintError, SpecMismatch
+from protocol.errors import BadShape, ConfigError, FedprintError, NotFinite, SpecMismatch
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from protocol.taskcard import TaskCard
@@ -113,8 +113,23 @@ class Measure(ABC):
         """
 
     def distances(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
-        """Compare as `matrix` does, but lower is closer whatever the direction."""
-        values = self.matrix(sources, targets)  # [S, T]
+        """Compare as `matrix` does, but lower is closer whatever the direction.
+
+        Raises
+        ------
+        BadShape, NotFinite
+            If the measure returns another shape, or infinite values.
+        """
+        values = np.asarray(self.matrix(sources, targets), dtype=np.float64)  # [S, T]
+        if values.shape != (len(sources), len(targets)):
+            raise BadShape(
+                f"measure {self.name} returned shape {values.shape} for {len(sources)} sources and "
+                f"{len(targets)} targets: mend it"
+            )
+        if np.isinf(values).any():
+            raise NotFinite(
+                f"measure {self.name} returned infinity: it must be NaN where nothing can be said"
+            )
         return values if self.direction == "lower" else -values
 
 
@@ -167,13 +182,16 @@ def _load_entry_points() -> None:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             measure = point.load()
+            if not (isinstance(measure, type) and issubclass(measure, Measure)):
+                raise TypeError(f"{point.value} is no subclass of Measure")
+            register(measure)
         except Exception as error:
             package = point.dist.name if point.dist else "an installed package"
+            fault = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(
-                f"measure {point.name!r} of {package} cannot be loaded "
-                f"({type(error).__name__}: {error}): mend or uninstall {package}"
+                f"measure {point.name!r} of {package} cannot be loaded ({fault}): "
+                f"mend or uninstall {package}"
             ) from error
-        register(measure)
 
 
 def stack(fingerprints: Sequence[Fingerprint], spec: Spec) -> FloatArray:

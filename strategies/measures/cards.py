@@ -23,9 +23,9 @@ def words(card: TaskCard) -> frozenset[str]:
 
 
 def unlike(source: frozenset[str], target: frozenset[str]) -> float:
-    """Return 1 less the intersection over union of two sets of words; NaN where both are empty."""
-    union = source | target
-    return 1.0 - len(source & target) / len(union) if union else nan
+    """Return 1 less the intersection over union of two sets of words; NaN where one is empty."""
+    known = source and target
+    return 1.0 - len(source & target) / len(source | target) if known else nan
 
 
 def larger_first(distances: FloatArray, images: Sequence[int], most_words: int) -> FloatArray:

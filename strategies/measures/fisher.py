@@ -81,6 +81,7 @@ class Task2Vec(Measure):
 
     name = "task2vec"
     needs = frozenset({"fisher"})
+    privacy = "shareable"
     source = PAPER
     description = "cosine distance of scaled diagonal Fisher embeddings, symmetric form"
 
@@ -100,6 +101,7 @@ class Task2VecAsymmetric(Measure):
 
     name = "task2vec-asymmetric"
     needs = frozenset({"fisher"})
+    privacy = "shareable"
     source = PAPER
     description = "Task2Vec, preferring complex sources, asymmetric form"
 
@@ -116,6 +118,7 @@ class FisherEmbeddingDistance(Measure):
 
     name = "fed"
     needs = frozenset({"fisher"})
+    privacy = "shareable"
     source = "Godau et al., MICCAI 2021"
     description = "plain cosine distance of diagonal Fisher embeddings"
 

@@ -88,6 +88,7 @@ class Flux(Measure):
 
     name = "flux"
     needs = frozenset({"class-moments", "card"})
+    privacy = "shareable"
     source = "Fenoglio et al., NeurIPS 2025"
     description = "Euclidean distance between feature moments, of the task and of each class"
 

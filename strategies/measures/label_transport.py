@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from strategies.measures.base import FloatArray, Measure, Need, Task, register
 from strategies.measures.needs import class_moments_of, features_of, same_spec
-from strategies.transferability import otce, otce_classes
+from strategies.transferability import even_sample, otce, otce_classes
 
 MOST = 300
 """Images of a task that take part; a plan costs their product."""
@@ -53,14 +53,6 @@ class OtceOfClasses(Measure):
         left, right = class_moments_of(sources), class_moments_of(targets)
         rows = [[otce_classes(s, t).task_difference for t in right] for s in left]
         return np.array(rows, dtype=np.float64)  # [S, T]
-
-
-def even_sample(labels: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Return which images take part: at most so many, each class in proportion, none at random."""
-    order = np.argsort(labels, kind="stable")  # [n]
-    if len(order) <= most:
-        return order
-    return order[np.linspace(0, len(order) - 1, most).round().astype(np.int64)]
 
 
 def _images(tasks: Sequence[Task]) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:

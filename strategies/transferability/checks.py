@@ -63,3 +63,11 @@ def require_two_classes(labels: IntArray) -> None:
 def one_hot(labels: IntArray) -> FloatArray:
     """Return the indicator of each image's class, shape ``[n, classes]``."""
     return np.eye(int(labels.max()) + 1)[labels]
+
+
+def even_sample(labels: IntArray, most: int) -> IntArray:
+    """Return which images take part: at most so many, each class in proportion, none at random."""
+    order = np.argsort(labels, kind="stable")  # [n]
+    if len(order) <= most:
+        return order
+    return order[np.linspace(0, len(order) - 1, most).round().astype(np.int64)]

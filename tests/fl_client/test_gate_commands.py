@@ -116,6 +116,7 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
     assert found["receiver"]["authority"] == sha256_hex(AUTHORITY.encode())
     assert found["policy"]["training"] is True
     assert found["policy"]["plans"] is True
+    assert found["policy"]["scores"] is True
     assert found["task_card"]["shares_weights"] is False
     assert (found["request"]["run"], found["request"]["times"]) == ("run-1", 1)
     assert found["task_card"]["classes"] == [
@@ -132,6 +133,8 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
         "approving this also lets the site train with its group: yes (policy: training)",
         "with training it tries other architectures, augmentation and starting weights for its "
         "group, and trains as a plan of its coordinator says: yes (policy: plans)",
+        "with training it tells how well models of other sites fit its images: yes (policy: "
+        "scores)",
         "weights trained on these images stay with the run and its group (site.toml: "
         "shares_weights = false)",
         f"to let it go: fedprint site approve {folder}",
@@ -304,7 +307,8 @@ def test_the_preview_says_what_becomes_of_weights(folder: Path, spec: Spec) -> N
     assert "as a plan of its coordinator says: no (policy: plans)" in shown
     assert (
         "weights trained on these images may be handed on to other groups and later runs, where "
-        "all sites that trained them agree (site.toml: shares_weights = true)"
+        "all sites that trained them agree, and to sites that score them (site.toml: "
+        "shares_weights = true)"
     ) in shown
 
 

@@ -13,6 +13,7 @@ from fl_server.decisions import Decision, decide
 from fl_server.exchange import Exchange
 from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
+from fl_server.tasks import tasks_of
 from protocol.keys import generate_key, signer
 from tests.fl_server import joining
 from tests.fl_server.joining import MEMBERS, SPEC, Federation, federation, write_run
@@ -62,6 +63,4 @@ def second_run(run: Federation, pool: str, **settings: object) -> Run:
     exchange = Exchange("run-2", SPEC, run.exchange.store, signer(generate_key()))
     exchange.releases = run.newcomers(*NEW)
     begun = first_run(run, pool=pool, **settings)
-    return replace(
-        begun, exchange=exchange, decision=decide(exchange.fingerprints, SPEC), outcomes={}
-    )
+    return replace(begun, exchange=exchange, decision=decide(tasks_of(exchange)), outcomes={})

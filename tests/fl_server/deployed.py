@@ -40,6 +40,7 @@ class WholeSite:
     name: str
     key: Any = field(default_factory=generate_node_key)
     asked: list[str] = field(default_factory=list)
+    shares: bool = False
 
     def __post_init__(self) -> None:
         self.trains = Site(self.name)
@@ -61,7 +62,11 @@ class WholeSite:
             spec_name=SPEC.name,
             images=FINGERPRINTS[self.name].n_images,
             policy_digest="b" * 64,
-            task_card=TaskCard(name="t", classes=[ClassCard(name=c) for c in CLASSES[self.name]]),
+            task_card=TaskCard(
+                name="t",
+                classes=[ClassCard(name=c) for c in CLASSES[self.name]],
+                shares_weights=self.shares,
+            ),
             issued=now,
             expires=now + timedelta(days=30),
         )

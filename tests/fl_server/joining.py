@@ -20,6 +20,7 @@ from fl_server.report import write_report
 from fl_server.runfolder import distances_csv, run_file, write_exchange, write_log
 from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
+from fl_server.tasks import tasks_of
 from protocol import statement
 from protocol.envelope import sign
 from protocol.files import atomic_json, atomic_write
@@ -160,7 +161,7 @@ def federation(**sites: Site) -> Federation:
         name: make_release(FINGERPRINTS[name], keys[name], exchange) for name in MEMBERS
     }
     exchange.left_out = [LeftOut(site="site-3-0", reason="no-reply", message="too late")]
-    decision = decide(exchange.fingerprints, SPEC)
+    decision = decide(tasks_of(exchange))
     outcomes: dict[str, ArmOutcome] = {}
     for arm in SETTINGS.arms:
         groups = [group.sites for group in decision.groups.groups]

@@ -16,11 +16,11 @@ from flwr.app import Message, RecordDict
 from fl_client.checkpoints import Checkpoints
 from fl_server import report
 from fl_server.closing import report_again
-from fl_server.collection import read_collection
 from fl_server.decisions import decide_as
 from fl_server.job import run as run_job
 from fl_server.runfolder import ENDINGS, write_exchange
 from fl_server.settings import RunSettings
+from fl_server.tasks import tasks_of_folder
 from protocol import statement
 from protocol.envelope import open_envelope, parse_statement, sign
 from protocol.errors import BadLog, ConfigError, FedprintError
@@ -182,9 +182,8 @@ def exchanged(tmp_path: Path) -> Exchanged:
 
 def test_an_exchange_ends_with_groups_and_trains_nothing(exchanged: Exchanged) -> None:
     exchanged.go()
-    released = read_collection(exchanged.out)
     settings = RunSettings.model_validate(exchanged.read("run.json")["settings"])
-    decided = decide_as(settings, released.fingerprints, released.spec).groups
+    decided = decide_as(settings, tasks_of_folder(exchanged.out)).groups
     assert exchanged.read("groups.json") == decided.model_dump(mode="json")
     assert sorted(decided.sites) == sorted(MEMBERS)
     assert not (exchanged.out / "metrics.json").exists()

@@ -280,7 +280,7 @@ def test_malformed_file_is_named(tmp_path: Path) -> None:
         write_report(run)
 
 
-@pytest.mark.parametrize("table", ["", "source,a\nb,1\n", "source,a\na,nan\n", "source,a\na,x\n"])
+@pytest.mark.parametrize("table", ["", "source,a\nb,1\n", "source,a\na,inf\n", "source,a\na,x\n"])
 def test_bad_distances_are_refused(tmp_path: Path, table: str) -> None:
     path = tmp_path / "distances.csv"
     path.write_text(table)

@@ -37,7 +37,7 @@ def test_manual_by_hand() -> None:
 
 def test_nothing_said_is_nothing_known() -> None:
     assert isnan(get("manual").matrix([task()], [task()])[0, 0])
-    assert get("manual").matrix([task()], [task(keywords=["a"])])[0, 0] == pytest.approx(1, abs=0.1)
+    assert isnan(get("manual").matrix([task()], [task(keywords=["a"])])[0, 0])
     assert isnan(get("properties").matrix([task(classes=0)], [task(classes=0)])[0, 0])
 
 

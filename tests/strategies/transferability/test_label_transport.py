@@ -8,8 +8,8 @@ import pytest
 from protocol.descriptors import ClassMoments, Features
 from protocol.errors import ConfigError
 from strategies.measures import Task, get
-from strategies.measures.label_transport import MOST, even_sample
-from strategies.transferability import otce, otce_classes
+from strategies.measures.label_transport import MOST
+from strategies.transferability import even_sample, otce, otce_classes
 from tests.strategies.synthetic import make_spec
 
 SPEC = make_spec()

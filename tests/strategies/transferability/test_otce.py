@@ -15,6 +15,7 @@ from protocol.descriptors import ClassMoments
 from protocol.errors import DataError
 from strategies.transferability import Otce, otce, otce_classes
 from strategies.transferability.class_transport import squared_wasserstein
+from strategies.transferability.transport import rounded
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -54,9 +55,9 @@ def test_otce_is_pot_and_counting(entropy: float) -> None:
     scale = costs.mean() * entropy
     plan = ot.sinkhorn(a, b, costs, scale, stopThr=1e-12) if entropy else ot.emd(a, b, costs)
     found = otce(xs, ys, xt, yt, entropy=entropy)
-    np.testing.assert_allclose(found.coupling, plan, atol=1e-8)
-    assert found.domain_difference == pytest.approx(np.sum(plan * costs), rel=1e-6)
-    assert found.task_difference == pytest.approx(one_by_one(plan, ys, yt), abs=1e-6)
+    np.testing.assert_allclose(found.coupling, plan, atol=1e-6)
+    assert found.domain_difference == pytest.approx(np.sum(plan * costs), rel=1e-5)
+    assert found.task_difference == pytest.approx(one_by_one(plan, ys, yt), abs=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -90,6 +91,27 @@ def moments_of(features: FloatArray, labels: IntArray) -> ClassMoments:
     )
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 1000), st.floats(0, 3))
+def test_rounded_plans_have_the_weights_and_moved_little(seed: int, error: float) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(4))
+    rough = np.outer(a, b) * np.exp(error * rng.normal(size=(6, 4)))
+    plan = rounded(rough, a, b)
+    np.testing.assert_allclose(plan.sum(axis=1), a, atol=1e-12)
+    np.testing.assert_allclose(plan.sum(axis=0), b, atol=1e-12)
+    assert (plan >= 0).all()
+    off = np.abs(rough.sum(axis=1) - a).sum() + np.abs(rough.sum(axis=0) - b).sum()
+    assert np.abs(plan - rough).sum() <= 2 * off + 1e-12
+
+
+def test_a_task_has_a_plan_to_itself() -> None:
+    xs, ys = cloud(60, 3, 0)
+    found = otce(xs, ys, xs, ys)
+    np.testing.assert_allclose(found.coupling.sum(axis=0), 1 / 60, atol=1e-12)
+    assert found.task_difference < 0.5 * log(3)
+
+
 def test_class_costs_are_bures() -> None:
     rng = np.random.default_rng(0)
     means, deviations = rng.normal(size=(5, 4)), rng.uniform(0.2, 2, (5, 4))
@@ -110,12 +132,12 @@ def test_class_coupling_is_pot_on_those_costs() -> None:
         source.means, np.sqrt(source.variances), target.means, np.sqrt(target.variances)
     )
     p, q = source.counts / 40, target.counts / 30
-    plan = ot.sinkhorn(p, q, costs, 0.1 * (p @ costs @ q), stopThr=1e-12)
+    plan = ot.sinkhorn(p, q, costs, 0.2 * (p @ costs @ q), stopThr=1e-12)
     found = otce_classes(source, target)
-    np.testing.assert_allclose(found.coupling, plan, atol=1e-8)
+    np.testing.assert_allclose(found.coupling, plan, atol=1e-6)
     every = np.arange(3), np.arange(4)
-    assert found.task_difference == pytest.approx(one_by_one(plan, *every), abs=1e-6)
-    assert found.domain_difference == pytest.approx(np.sum(plan * costs), rel=1e-6)
+    assert found.task_difference == pytest.approx(one_by_one(plan, *every), abs=1e-5)
+    assert found.domain_difference == pytest.approx(np.sum(plan * costs), rel=1e-5)
 
 
 def test_classes_without_images_change_nothing() -> None:

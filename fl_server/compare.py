@@ -1,0 +1,198 @@
+"""Every measure that a folder's data allow, computed side by side and judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_server.compare_outcomes import Measured
+from protocol.errors import FedprintError
+from strategies.comparison import Recovery, agreement, recovery
+from strategies.grouping import group
+from strategies.measures import Measure, Need, Task, lacks
+from strategies.transfer_evidence import judged_by_transfer
+
+__all__ = ["Comparison", "Computed", "compare", "compute"]
+
+Floats = NDArray[np.float64]
+QUICK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """One measure on all tasks.
+
+    Parameters
+    ----------
+    measure : Measure
+        Which.
+    distances : ndarray
+        Shape ``[k, k]``: row = source, column = target, lower is closer; NaN where a task lacks
+        what the measure needs.
+    tasks : int
+        How many lack nothing.
+    seconds : float
+        What computing took, a pair.
+    """
+
+    measure: Measure
+    distances: Floats
+    tasks: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All measures of a folder, judged.
+
+    Parameters
+    ----------
+    tasks : list of str
+        Their names, in order.
+    computed : list of Computed
+        The measures that the data allow, n of them.
+    left_out : dict
+        By measure, why it is not among them.
+    agreement : ndarray
+        Shape ``[n, n]``, see `strategies.comparison.agreement`.
+    families : list of str or None
+        Of each task, where known.
+    recovered : list of Recovery
+        For each measure, if families are known.
+    measured : list of Measured
+        Transfers, in the order of `judged`.
+    judged : list of ndarray
+        For each scenario and metric, shape ``[n, judgement, target]``, see `judged_by_transfer`.
+    by_chance : list of ndarray
+        The same of sources in random order, shape ``[judgement, target]``.
+    grouped : tuple of int and float, or None
+        How many groups a run would make by default, and their adjusted Rand index; None where
+        families or a fingerprint are not known.
+    """
+
+    tasks: list[str]
+    computed: list[Computed]
+    left_out: dict[str, str]
+    agreement: Floats
+    families: list[str] | None = None
+    recovered: list[Recovery] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    judged: list[Floats] = field(default_factory=list)
+    by_chance: list[Floats] = field(default_factory=list)
+    grouped: tuple[int, float] | None = None
+
+
+def compare(
+    tasks: Sequence[Task],
+    measures: Iterable[Measure],
+    *,
+    families: Sequence[str] | None = None,
+    measured: Sequence[Measured] = (),
+    seed: int = 0,
+) -> Comparison:
+    """Compute every measure that the tasks allow, and judge it.
+
+    Parameters
+    ----------
+    tasks
+        At least three, of one spec.
+    measures
+        Which; the ones that cannot be computed end in `Comparison.left_out`.
+    families
+        Of each task, if known.
+    measured
+        What transfers came to, for the tasks in this order.
+    seed
+        Of how ties are broken.
+    """
+
+    def judged(distances: Floats) -> list[Floats]:
+        return [
+            judged_by_transfer(distances, by.performance, by.baseline, seed=seed) for by in measured
+        ]
+
+    computed, left_out, rows = list[Computed](), dict[str, str](), list[list[Floats]]()
+    for measure in measures:
+        outcome = compute(measure, tasks)
+        if isinstance(outcome, Computed):
+            computed.append(outcome)
+            rows.append(judged(outcome.distances))
+        else:
+            left_out[measure.name] = outcome
+    matrices = [each.distances for each in computed]
+    return Comparison(
+        [task.name for task in tasks],
+        computed,
+        left_out,
+        agreement(matrices),
+        None if families is None else list(families),
+        [] if families is None else [recovery(matrix, families) for matrix in matrices],
+        list(measured),
+        [np.array([row[i] for row in rows]) for i in range(len(measured))],
+        judged(np.zeros((len(tasks), len(tasks)))),
+        None if families is None else _grouped(tasks, families),
+    )
+
+
+def compute(measure: Measure, tasks: Sequence[Task]) -> Computed | str:
+    """Compare all tasks that lack nothing by one measure; else say in a few words why not."""
+    lacking = {task.name: set(lacks(measure, task)) for task in tasks}
+    sources = [task for task in tasks if lacking[task.name] <= {"scores"}]  # targets have these
+    targets = [task for task in tasks if not lacking[task.name]]
+    if not targets or len(sources) < 2:
+        return _lack_words(measure, lacking)
+    try:
+        values, seconds = _timed(measure, sources, targets)  # [S, T]
+    except FedprintError as error:
+        return str(error)
+    except Exception as error:  # measures come from other packages too: the rest is still worth it
+        return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
+    if values.shape != (len(sources), len(targets)):
+        return f"failed: returned shape {values.shape}, not {(len(sources), len(targets))}"
+    place = {task.name: i for i, task in enumerate(tasks)}
+    distances = np.full((len(tasks), len(tasks)), np.nan)
+    where = np.ix_([place[t.name] for t in sources], [place[t.name] for t in targets])
+    distances[where] = np.where(np.isfinite(values), values, np.nan)
+    if not np.isfinite(distances[~np.eye(len(tasks), dtype=bool)]).any():
+        return "says nothing of any pair of these tasks"
+    return Computed(measure, distances, len(targets), seconds / values.size)
+
+
+def _grouped(tasks: Sequence[Task], families: Sequence[str]) -> tuple[int, float] | None:
+    """Group tasks as a run does by default, which takes more than distances, and judge that."""
+    from sklearn.metrics import adjusted_rand_score
+
+    prints = [task.fingerprint for task in tasks if task.fingerprint is not None]
+    if len(prints) < len(tasks):
+        return None
+    groups = group(prints, tasks[0].spec).groups
+    home = {site: each.name for each in groups for site in each.sites}
+    return len(groups), float(adjusted_rand_score(families, [home[task.name] for task in tasks]))
+
+
+def _timed(
+    measure: Measure, sources: Sequence[Task], targets: Sequence[Task]
+) -> tuple[Floats, float]:
+    """Return distances [S, T] and the seconds they took; a quick measure is timed once more."""
+    for attempt in (1, 2):  # the first call of a measure may import a library
+        start = time.perf_counter()
+        values = np.asarray(measure.distances(sources, targets), dtype=np.float64)
+        seconds = time.perf_counter() - start
+        if attempt == 1 and seconds > QUICK_SECONDS:
+            break
+    return values, seconds
+
+
+def _lack_words(measure: Measure, lacking: Mapping[str, set[Need]]) -> str:
+    """Say what is missing, and at how many tasks."""
+    parts = []
+    for need in sorted(measure.needs):
+        sites = [name for name, needs in lacking.items() if need in needs]
+        if sites:
+            whose = "every site" if len(sites) == len(lacking) else f"{len(sites)} sites"
+            parts.append(f"{need} of {whose}")
+    return f"lacks {' and '.join(parts)}"
