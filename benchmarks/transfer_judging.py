@@ -14,7 +14,10 @@ from fl_server.replay_selectors import references, simple_selectors
 from strategies.outcome_metrics import MEASURES
 
 Floats = NDArray[np.float64]
-COLUMNS = ("weightedtau", "Spearman", "Kendall", "percentile1", "gain1", "improvement1")
+COLUMNS = (
+    *("weightedtau", "Spearman", "Kendall", "percentile1", "gain1", "improvement1"),
+    "specific",
+)
 BOOTSTRAPS = 2000
 
 
@@ -36,17 +39,50 @@ def judge_all(data: ReplayData, seed: int = 0) -> dict[str, Floats]:
         as in `COLUMNS`.
     """
     rng = np.random.default_rng(seed)
-    selectors = simple_selectors(data) | references(data)
+    selectors = simple_selectors(data)
     selectors.pop("oracle")
-    return {name: _judged(data, scores, rng) for name, scores in selectors.items()}
+    out = {name: _judged(data, scores, rng) for name, scores in selectors.items()}
+    for name, scores in references(data).items():
+        out[name] = _judged(data, scores, rng)
+        out[name][:, COLUMNS.index("specific")] = np.nan  # they are made of the outcomes
+    return out
 
 
 def _judged(data: ReplayData, scores: Floats, rng: np.random.Generator) -> Floats:
     known = judged(data, scores, rng, as_published=False)  # [scenario, metric, measure, target]
-    picks = {name: known[:, :, i] for i, name in enumerate(MEASURES)}
-    ranks = _rank_correlations(data, scores)  # [2, scenario, metric, target]
+    picks = {name: mean(known[:, :, i], 1) for i, name in enumerate(MEASURES)}
+    ranks = mean(_rank_correlations(data, scores), 2)  # [2, scenario, target]
     columns = picks | {"Spearman": ranks[0], "Kendall": ranks[1]}
-    return np.stack([mean(columns[name], 1) for name in COLUMNS], axis=1)
+    columns["specific"] = _specific(data, scores)
+    return np.stack([columns[name] for name in COLUMNS], axis=1)
+
+
+def _specific(data: ReplayData, scores: Floats) -> Floats:
+    """Return Spearman's rho of what is a pair's own, ``[scenario, target]``.
+
+    Some sources serve every target well, and some measures rank sources nearly alike for every
+    target. So each source's mean over the targets is taken from its ranks, those by the measure
+    and those by the outcomes (mean over metrics and repetitions), before the two are correlated.
+    """
+    reached = mean(mean(_standings(data.performance), 2), 1)  # [scenario, target, source]
+    known = np.isfinite(data.performance)
+    wide = np.where(known, np.broadcast_to(scores, data.performance.shape), np.nan)
+    told = mean(mean(_standings(wide), 2), 1)
+    out = np.full(reached.shape[:2], np.nan)
+    for s, t in np.ndindex(*out.shape):
+        own, other = (x[s, t] - mean(x[s], 0) for x in (told, reached))
+        both = np.isfinite(own) & np.isfinite(other)
+        if both.sum() > 2:
+            flat = np.ptp(told[s, t][both]) < 1e-9  # but for the last bit
+            out[s, t] = 0.0 if flat else stats.spearmanr(own[both], other[both]).statistic
+    return out
+
+
+def _standings(values: Floats) -> Floats:
+    """Return ranks within the last axis, from 0 to 1; what is unknown stays so."""
+    known = np.isfinite(values)
+    ranks = stats.rankdata(np.where(known, values, np.inf), axis=-1)
+    return np.where(known, (ranks - 1) / np.maximum(known.sum(-1, keepdims=True) - 1, 1), np.nan)
 
 
 def _rank_correlations(data: ReplayData, scores: Floats) -> Floats:
@@ -83,7 +119,8 @@ def interval(values: Floats, seed: int = 0) -> tuple[float, float, float]:
     The same draws serve everything of one length, so that differences are paired.
     """
     draws = np.random.default_rng(seed).integers(0, len(values), (BOOTSTRAPS, len(values)))
-    low, high = np.nanpercentile(mean(values[draws], 1), [2.5, 97.5])
+    resampled = mean(values[draws], 1)
+    low, high = np.nanpercentile(np.nan_to_num(resampled), [2.5, 97.5])
     return float(mean(values, 0)), float(low), float(high)
 
 
@@ -103,6 +140,7 @@ def table(data: ReplayData, found: dict[str, Floats], scenario: str, against: st
     rows = {name: values[s] for name, values in found.items()}  # [column, target]
     order = sorted(rows, key=lambda name: -float(mean(rows[name][0], 0)))
     names = ["weightedtau", "Spearman", "Kendall", "top-1 percentile", "gains", "improvement"]
+    names.append("pair's own")
     lines = [f"| {scenario} | " + " | ".join(names) + f" | weightedtau - {against} |"]
     lines.append("|---" * (len(names) + 2) + "|")
     for name in order:
@@ -113,5 +151,7 @@ def table(data: ReplayData, found: dict[str, Floats], scenario: str, against: st
 
 
 def _cell(values: tuple[float, float, float]) -> str:
+    if np.isnan(values[0]):
+        return ""
     middle, low, high = (f"{v:.3f}".replace("0.", ".", 1) for v in values)
     return f"{middle} [{low}, {high}]"
