@@ -40,7 +40,7 @@ def measure(packages: Path, work: Path, out: Path, seeds: list[int]) -> None:
 
     folders = write_tasks(work / "sites", packages)
     every = learners(folders, load_spec(SPEC))
-    kept, started, done = Kept(work / "measured.jsonl"), time.monotonic(), 0
+    kept, started, done = Kept(work / "measured.jsonl", seeds), time.monotonic(), 0
     total = trainings(len(every), len(seeds))
 
     def step() -> None:

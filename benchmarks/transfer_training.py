@@ -40,9 +40,12 @@ Key = tuple[str, int, str, str]  # scenario, seed, source (empty: none), target
 
 
 class Kept:
-    """What was measured, one line a training in a file that a killed run goes on with."""
+    """What was measured, one line a training in a file that a killed run goes on with.
 
-    def __init__(self, path: Path) -> None:
+    Of other seeds than those given, nothing is taken.
+    """
+
+    def __init__(self, path: Path, seeds: Sequence[int]) -> None:
         self.path, self.scores = path, dict[Key, Scores]()
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
@@ -51,7 +54,8 @@ class Kept:
         for line in whole:
             row = json.loads(line)
             key = (row["scenario"], row["seed"], row["source"], row["target"])
-            self.scores[key] = {name: row[name] for name in METRICS}
+            if row["seed"] in seeds:
+                self.scores[key] = {name: row[name] for name in METRICS}
 
     def add(self, key: Key, scores: Scores) -> None:
         """Keep the test scores of one training, and write them at once."""
