@@ -15,10 +15,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from securesystemslib.dsse import Envelope
 
-from protocol import enrolment, keys, log, merkle, orders, records, statement, trust
+from protocol import (
+    enrolment,
+    keys,
+    log,
+    merkle,
+    orders,
+    records,
+    score_records,
+    scores,
+    statement,
+    trust,
+)
 from protocol.envelope import IN_TOTO, open_envelope, own_key, own_keys, sign
 from protocol.errors import BadLog
 from protocol.files import canonical_json, sha256_hex
@@ -29,6 +40,7 @@ from protocol.projection import Projection
 from protocol.spec import Spec, edges_digest, parse_spec
 from protocol.taskcard import ClassCard, TaskCard
 from protocol.verify import verify_release
+from protocol.weights import weights_sha256
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 LIMIT = 1 << 20
@@ -53,7 +65,10 @@ def doors(folder: Path) -> dict[str, Door]:
     folder : Path
         Where those that read files find them; best on a disk in memory.
     """
+    from benchmarks.doors_descriptors import descriptor_doors  # which is made of parts of this file
+
     found = [_releases(), _requests(), _trust(), _logs(folder), _ledgers(), _invitations(folder)]
+    found += [_scores(), descriptor_doors()]
     return {name: door for group in found for name, door in group.items()}
 
 
@@ -82,11 +97,12 @@ def record(values: Mapping[str, Any]) -> RecordDict:
     return RecordDict({records.RECORD: ConfigRecord(dict(values))})
 
 
-def _fields(content: RecordDict) -> dict[str, Any]:
+def fields(content: RecordDict) -> dict[str, Any]:
+    """Return the fields of a message, as `record` takes them."""
     return dict(content[records.RECORD])  # type: ignore[arg-type]
 
 
-def _signed(payload: bytes, key: keys.Signer, payload_type: str = IN_TOTO) -> bytes:
+def sign_as_is(payload: bytes, key: keys.Signer, payload_type: str = IN_TOTO) -> bytes:
     """Sign bytes as they are: `protocol.envelope.sign` would only sign a valid statement."""
     whole = Envelope(payload, payload_type, {})
     whole.sign(key)
@@ -164,15 +180,15 @@ def _release_doors(
     content, binding = canonical_json(whole), open_envelope(session, lambda _: signer.public_key)[0]
     return {
         f"reply ({mode})": Door(
-            _fields(records.to_reply("north", payload, envelope, session)), reply
+            fields(records.to_reply("north", payload, envelope, session)), reply
         ),
         f"release envelope ({mode})": Door(envelope, lambda data: verify(payload, data)),
         f"binding envelope ({mode})": Door(session, lambda data: verify(payload, envelope, data)),
         f"signed statement ({mode})": Door(
-            content, lambda data: verify(payload, _signed(data, signer))
+            content, lambda data: verify(payload, sign_as_is(data, signer))
         ),
         f"signed binding ({mode})": Door(
-            binding, lambda data: verify(payload, envelope, _signed(data, signer))
+            binding, lambda data: verify(payload, envelope, sign_as_is(data, signer))
         ),
         f"signed tensor ({mode})": Door(payload, tensor),
         f"signed integers ({mode})": Door(plain.astype("<i8").tobytes(), values("<i8")),
@@ -193,20 +209,65 @@ def _requests() -> dict[str, Door]:
     ).to_config()  # fmt: skip
     return {
         "release request": Door(
-            _fields(records.release_request("run-1", "n", spec, asked)),
+            fields(records.release_request("run-1", "n", spec, asked)),
             lambda fields: records.from_release_request(record(fields)),
         ),
         "hello": Door(
-            _fields(records.to_hello("north", pem)),
+            fields(records.to_hello("north", pem)),
             lambda fields: records.from_hello(record(fields)),
         ),
         "hello request": Door({"run": "run-1"}, lambda f: records.from_hello_request(record(f))),
         "refusal": Door(
-            _fields(records.to_refusal("too-few-images", "this site has 30")),
+            fields(records.to_refusal("too-few-images", "this site has 30")),
             lambda fields: records.refusal(record(fields)),
         ),
         "order": Door(order, lambda fields: orders.order_from_config(ConfigRecord(dict(fields)))),
         "spec": Door(spec.model_dump_json().encode(), lambda data: parse_spec(data)),
+    }
+
+
+def _scores() -> dict[str, Door]:
+    """Models that are to be scored, and a target's signed scores."""
+    signer, model = keys.signer(keys.generate_key()), {"body.bias": np.ones(6, np.float32)}
+    sha256, spec = weights_sha256(model), "d" * 64
+    candidate = score_records.Candidate(source="south", sha256=sha256)
+    found = scores.Scores(
+        site="north", **_MODELS, spec_digest=spec, images=IMAGES, policy_digest="b" * 64,
+        models={"south": scores.ModelScores(model=sha256, values={"leep": -0.5, "logme": 1.25})},
+        issued=NOW, expires=NOW + timedelta(hours=20),
+    )  # fmt: skip
+    envelope = scores.sign_scores(found, "a" * 64, signer)
+
+    def verify(data: bytes) -> object:
+        statement, _ = scores.open_scores(data, lambda _: signer.public_key)
+        scores.check_fresh(statement.predicate, "nonce-1", NOW)
+        return scores.check_scores(
+            statement, site="north", run="run-1", release="a" * 64, spec=spec,
+            models={"south": sha256},
+        ).by_measure()  # fmt: skip
+
+    def with_array(data: bytes) -> object:
+        array = Array(model["body.bias"])
+        array.data = data
+        models = {"south": ArrayRecord({"body.bias": array})}
+        content = score_records.to_score_request("nonce-1", [candidate], models)
+        return score_records.from_score_request(content)
+
+    return {
+        "score request": Door(
+            fields(score_records.to_score_request("nonce-1", [candidate], {})),
+            lambda fields: score_records.from_score_request(record(fields)),
+        ),
+        "model to score": Door(Array(model["body.bias"]).data, with_array),
+        "scores": Door(
+            fields(score_records.to_scores(envelope)),
+            lambda fields: verify(score_records.from_scores(record(fields))),
+        ),
+        "scores envelope": Door(envelope, verify),
+        "signed scores": Door(
+            open_envelope(envelope, lambda _: signer.public_key)[0],
+            lambda data: verify(sign_as_is(data, signer)),
+        ),
     }
 
 
@@ -234,7 +295,7 @@ def _trust() -> dict[str, Door]:
         "trust store": Door(signed, lambda data: trust.open_store(data, pem)),
         "signed trust store": Door(
             canonical_json(store.model_dump(mode="json")),
-            lambda data: trust.open_store(_signed(data, coordinator, trust.STORE_TYPE), pem),
+            lambda data: trust.open_store(sign_as_is(data, coordinator, trust.STORE_TYPE), pem),
         ),
         "enrolment": Door(asked, lambda data: enrolment.open_enrolment(data)),
         "signed enrolment": Door(content.replace(b'"north"', b'"east"'), enrol),
@@ -287,9 +348,9 @@ def _logs(folder: Path) -> dict[str, Door]:
         "checkpoint": Door(checkpoint, lambda data: log.open_checkpoint(data, pem)),
         "signed checkpoint": Door(
             canonical_json(book.checkpoint().model_dump(mode="json")),
-            lambda data: log.open_checkpoint(_signed(data, signer, log.CHECKPOINT_TYPE), pem),
+            lambda data: log.open_checkpoint(sign_as_is(data, signer, log.CHECKPOINT_TYPE), pem),
         ),
-        "checkpoint message": Door(_fields(records.to_checkpoint(message)), shown),
+        "checkpoint message": Door(fields(records.to_checkpoint(message)), shown),
     }
 
 
@@ -307,7 +368,8 @@ def _ledgers() -> dict[str, Door]:
             width=3, cap=1, **spent, total_rho=total, previous=before, salt="5" * 64,
         )  # fmt: skip
         lines.append(line.sealed())
-    first = canonical_json(lines[0].model_dump(mode="json", exclude={"digest"}))
+    whole = json.loads(lines[0].to_bytes())
+    first = canonical_json({name: value for name, value in whole.items() if name != "digest"})
 
     def sealed(data: bytes) -> object:
         line = canonical_json({**json.loads(data), "digest": sha256_hex(data)})

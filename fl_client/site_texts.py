@@ -68,11 +68,11 @@ training = true
 #        tries no others for its group, and accepts no plan that its coordinator signs.
 plans = true
 
-# What may leave beside fingerprints without noise, for measures that need more than histograms:
-# "moments" (mean and covariance of the features), "class-moments" (of each class) and "fisher"
-# (how a network's filters react to the task). Where releases are private only moments leave, with
-# noise that is paid for out of the same budget. Nobody sees any of them before: they leave only
-# where automatic = true.
+# What may leave beside fingerprints, for measures that need more than histograms: "moments" (mean
+# and covariance of the features), "class-moments" (the same of each class, with its number of
+# images) and "fisher" (how a network's filters react to the task). Where releases are private only
+# moments leave, with noise that is paid for out of the same budget. Nobody sees any of them before:
+# they leave only where automatic = true.
 descriptors = []
 
 # false: the site does not score models of other sites. Scores say how well such a model fits the

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_server.compare_outcomes import Measured
+from fl_server.decisions import compare as distances_between
 from protocol.errors import FedprintError
 from strategies.comparison import Recovery, agreement, recovery
 from strategies.grouping import group
-from strategies.measures import Measure, Need, Task, lacks
+from strategies.measures import Measure, Task, lacks
 from strategies.transfer_evidence import judged_by_transfer
 
 __all__ = ["Comparison", "Computed", "compare", "compute"]
@@ -139,27 +140,18 @@ def compare(
 
 
 def compute(measure: Measure, tasks: Sequence[Task]) -> Computed | str:
-    """Compare all tasks that lack nothing by one measure; else say in a few words why not."""
-    lacking = {task.name: set(lacks(measure, task)) for task in tasks}
-    sources = [task for task in tasks if lacking[task.name] <= {"scores"}]  # targets have these
-    targets = [task for task in tasks if not lacking[task.name]]
-    if not targets or len(sources) < 2:
-        return _lack_words(measure, lacking)
+    """Compare all tasks that lack nothing by one measure; else say in one line why not."""
     try:
-        values, seconds = _timed(measure, sources, targets)  # [S, T]
+        distances, seconds = _timed(measure, tasks)
     except FedprintError as error:
         return str(error)
     except Exception as error:  # measures come from other packages too: the rest is still worth it
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
-    if values.shape != (len(sources), len(targets)):
-        return f"failed: returned shape {values.shape}, not {(len(sources), len(targets))}"
-    place = {task.name: i for i, task in enumerate(tasks)}
-    distances = np.full((len(tasks), len(tasks)), np.nan)
-    where = np.ix_([place[t.name] for t in sources], [place[t.name] for t in targets])
-    distances[where] = np.where(np.isfinite(values), values, np.nan)
-    if not np.isfinite(distances[~np.eye(len(tasks), dtype=bool)]).any():
+    distances = np.where(np.isfinite(distances), distances, np.nan)
+    if np.isnan(distances[~np.eye(len(tasks), dtype=bool)]).all():
         return "says nothing of any pair of these tasks"
-    return Computed(measure, distances, len(targets), seconds / values.size)
+    whole = sum(not lacks(measure, task) for task in tasks)
+    return Computed(measure, distances, whole, seconds / distances.size)
 
 
 def _grouped(tasks: Sequence[Task], families: Sequence[str]) -> tuple[int, float] | None:
@@ -174,25 +166,12 @@ def _grouped(tasks: Sequence[Task], families: Sequence[str]) -> tuple[int, float
     return len(groups), float(adjusted_rand_score(families, [home[task.name] for task in tasks]))
 
 
-def _timed(
-    measure: Measure, sources: Sequence[Task], targets: Sequence[Task]
-) -> tuple[Floats, float]:
-    """Return distances [S, T] and the seconds they took; a quick measure is timed once more."""
+def _timed(measure: Measure, tasks: Sequence[Task]) -> tuple[Floats, float]:
+    """Return distances [k, k] and the seconds they took; a quick measure is timed once more."""
     for attempt in (1, 2):  # the first call of a measure may import a library
         start = time.perf_counter()
-        values = np.asarray(measure.distances(sources, targets), dtype=np.float64)
+        distances = distances_between(measure, tasks)
         seconds = time.perf_counter() - start
         if attempt == 1 and seconds > QUICK_SECONDS:
             break
-    return values, seconds
-
-
-def _lack_words(measure: Measure, lacking: Mapping[str, set[Need]]) -> str:
-    """Say what is missing, and at how many tasks."""
-    parts = []
-    for need in sorted(measure.needs):
-        sites = [name for name, needs in lacking.items() if need in needs]
-        if sites:
-            whose = "every site" if len(sites) == len(lacking) else f"{len(sites)} sites"
-            parts.append(f"{need} of {whose}")
-    return f"lacks {' and '.join(parts)}"
+    return distances, seconds

@@ -78,8 +78,7 @@ def compare(
         seed=seed,
     )
     if not found.computed:
-        name, why = next(iter(found.left_out.items()))
-        raise ConfigError(f"no measure can be computed on {run}: {name}: {why}")
+        raise ConfigError(next(iter(found.left_out.values())))
     tables = comparison_tables(found, released_bytes(run, tasks), seed=seed)
     if json is not None:
         atomic_json(json, {**tables, "settings": {"seed": seed}})
@@ -189,3 +188,8 @@ def _with_interval(row: Mapping[str, Any], name: str) -> str:
 
 def _cell(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
+
+
+def _short(value: float) -> str:
+    """Return two digits of a number, and no exponent where it is large."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"

@@ -10,17 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_server.settings import RunSettings
-from protocol.errors import FedprintError
+from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
 from protocol.runfiles import GroupEntry, GroupsFile, NeighbourEntry, PartnerEntry, SiteGroupEntry
 from strategies.explain import Explanation
 from strategies.grouping import Grouping, GroupingOptions, group
 from strategies.grouping_by_distance import group_by_distance
-from strategies.measures import Measure, Task, get, lacks, require
+from strategies.measures import (
+    LargeSource,
+    LargeUnweighted,
+    Measure,
+    SmallTarget,
+    Task,
+    get,
+    lacks,
+    require,
+)
 from strategies.suspicion import Suspicion, suspicions
 
-BY_HISTOGRAMS = "bkld-"
-"""Measures of this family share one grouping, see `strategies.grouping`."""
+FAMILY = (SmallTarget, LargeSource, LargeUnweighted)
+"""Measures of the bKLD share one grouping, which knows of noise: see `strategies.grouping`."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +82,11 @@ def decide(
     Raises
     ------
     ConfigError
-        If no two sites have what the measure needs.
+        If no two sites have what the measure needs, or it cannot group by data.
     FedprintError
         If nobody is left to be grouped.
     """
-    chosen = get(measure)
+    chosen = grouping_measure(measure, truth)
     by_name = sorted(tasks, key=lambda task: task.name)
     found = suspicions(_fingerprints(by_name), by_name[0].spec) if by_name else []
     certain = {s.site for s in found if s.certain} if suspects == "leave-out" else set()
@@ -90,12 +99,12 @@ def decide(
     options = GroupingOptions(
         min_size=min_size, max_size=max_size or None, partners=partners, truth=truth
     )
-    if measure.startswith(BY_HISTOGRAMS):
+    if type(chosen) in FAMILY:
         grouping = group(_fingerprints(ordered), ordered[0].spec, options)
     else:
         grouping = group_by_distance(distances, names, measure, options, apart=chosen.apart)
     warnings = {
-        task.name: [s.message for s in found if s.site == task.name] + _lacking(chosen, task)
+        task.name: [s.message for s in found if s.site == task.name] + _doubts(chosen, task)
         for task in ordered
     }
     return Decision(names, distances, _groups_file(grouping, warnings), found, sorted(certain))
@@ -112,6 +121,22 @@ def decide_as(settings: RunSettings, tasks: Sequence[Task]) -> Decision:
         truth=settings.groups,
         suspects=settings.suspects,
     )
+
+
+def grouping_measure(name: str, truth: Literal["task", "data"]) -> Measure:
+    """Return a measure that is to group by task or by data.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of the name, or it knows nothing of chance and so not whether data differ.
+    """
+    measure = get(name)
+    if truth == "data" and type(measure) not in FAMILY:
+        raise ConfigError(
+            f"measure {name} groups by task only: take groups=task, or a measure of the bKLD"
+        )
+    return measure
 
 
 def compare(measure: Measure, tasks: Sequence[Task]) -> NDArray[np.float64]:
@@ -134,9 +159,14 @@ def compare(measure: Measure, tasks: Sequence[Task]) -> NDArray[np.float64]:
     return distances
 
 
-def _lacking(measure: Measure, task: Task) -> list[str]:
+def _doubts(measure: Measure, task: Task) -> list[str]:
+    """Return what speaks against what a measure says of a task."""
     lacking = " and ".join(lacks(measure, task))
-    return [f"Released no {lacking}, which measure {measure.name} needs."] if lacking else []
+    said = [f"Released no {lacking}, which measure {measure.name} needs."] if lacking else []
+    noised = task.fingerprint is not None and task.fingerprint.sigma > 0
+    if noised and "fingerprint" in measure.needs and type(measure) not in FAMILY:
+        said.append(f"Its counts are noised, which measure {measure.name} takes for data.")
+    return said
 
 
 def _fingerprints(tasks: Sequence[Task]) -> list[Fingerprint]:

@@ -9,8 +9,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from flwr.app import ConfigRecord, MessageType, RecordDict
@@ -21,7 +22,9 @@ from fl_server.descriptor_folder import ENDINGS, FOLDER, file_name
 from fl_server.exchange import Exchange
 from fl_server.journal import Journal
 from fl_server.privacy import require_privacy
+from fl_server.progress import Progress
 from fl_server.received import Release
+from fl_server.runlog import RunLog
 from fl_server.runstate import RunState
 from fl_server.settings import RunSettings
 from fl_server.steps import Steps
@@ -38,6 +41,7 @@ from protocol.errors import BadShape, FedprintError, UnknownKey
 from protocol.files import atomic_write, sha256_hex
 from protocol.keys import SSlibKey
 from protocol.statement import utc_now
+from strategies.measures import Task
 
 log = logging.getLogger("fedprint")
 
@@ -105,21 +109,50 @@ def collect_descriptors(
     dict
         By site and kind.
     """
-    found, started = Collected(), time.monotonic()
-    if settings.kinds and exchange.releases:
-        log.info("asking for descriptors: %s", ", ".join(settings.kinds))
-        answers = _ask(grid, settings, state, exchange)
-        for site, answer in answers.items():
-            _take(found, site, answer, settings.kinds, exchange)
-        _same_network(found)
+    started, journal = time.monotonic(), state.journal(exchange.releases)
+    found = gather(grid, settings, exchange, journal, state.progress)
+    if settings.kinds:
         exchange.seconds[STEP] = time.monotonic() - started
-    _enter(found, exchange)
-    _write(state.folder, found)
+    enter_descriptors(found, exchange.log)
+    kept = write_descriptors(state.folder, found)
+    for path in (state.folder / FOLDER).glob("*"):  # of earlier tries
+        if path not in kept:
+            path.unlink()
     return found.descriptors
 
 
+def gather(
+    grid: Grid,
+    settings: RunSettings,
+    exchange: Exchange,
+    journal: Journal | None,
+    progress: Progress | None,
+    before: Sequence[Task] = (),
+) -> Collected:
+    """Ask the sites of an exchange for descriptors, and verify what comes; nothing is written.
+
+    Parameters
+    ----------
+    grid, settings, exchange
+        As in `collect_descriptors`.
+    journal, progress
+        See `fl_server.steps.Steps`.
+    before : sequence of Task
+        What others released before, whose Fisher embeddings are of the very same network.
+    """
+    found = Collected()
+    if not settings.kinds or not exchange.releases:
+        return found
+    log.info("asking for descriptors: %s", ", ".join(settings.kinds))
+    steps = Steps(exchange.nodes, settings.exchange_timeout, journal, progress)
+    for site, answer in _ask(grid, settings, exchange, steps).items():
+        _take(found, site, answer, settings.kinds, exchange)
+    _same_network(found, [len(t.fisher.values) for t in before if t.fisher is not None])
+    return found
+
+
 def _ask(
-    grid: Grid, settings: RunSettings, state: RunState, exchange: Exchange
+    grid: Grid, settings: RunSettings, exchange: Exchange, steps: Steps
 ) -> Mapping[str, RecordDict | Problem]:
     limits = {
         kind: max(largest(kind, exchange.spec, r.verified) for r in exchange.releases.values())
@@ -127,9 +160,7 @@ def _ask(
     }
     asked = DescriptorsRequest(exchange.run, exchange.spec, settings.kinds, exchange.terms)
     content, sites = descriptors_request(asked), list(exchange.releases)
-    timeout = settings.exchange_timeout
-    steps = Steps(exchange.nodes, timeout, state.journal(sites), state.progress)
-    steps.phase(STEP, sites, timeout)
+    steps.phase(STEP, sites, steps.timeout)
 
     def check(answer: RecordDict) -> RecordDict:
         return to_descriptors(from_descriptors(answer, limits))  # nothing else is kept
@@ -200,7 +231,7 @@ def _verified(sent: Sent, kind: Kind, release: Release, exchange: Exchange) -> V
     return found
 
 
-def _same_network(found: Collected) -> None:
+def _same_network(found: Collected, before: Sequence[int]) -> None:
     """Drop Fisher embeddings that are not as long as most: a network has so many filters."""
     lengths = {
         site: len(each.descriptor.values)
@@ -210,19 +241,20 @@ def _same_network(found: Collected) -> None:
     }
     if not lengths:
         return
-    usual, _ = Counter(lengths.values()).most_common(1)[0]
+    usual, _ = Counter(before or lengths.values()).most_common(1)[0]
     for site, length in lengths.items():
         if length != usual:
             why = f"the fisher of {site} has {length} filters, those of most have {usual}"
             found.drop(site, "fisher", BadShape(why))
 
 
-def _enter(found: Collected, exchange: Exchange) -> None:
-    """Enter in the log what came, and what did not."""
+def enter_descriptors(found: Collected, runlog: RunLog, at: datetime | None = None) -> None:
+    """Enter in a run's log what came, and what did not."""
     for site, kinds in found.sent.items():
         for kind, sent in kinds.items():
-            exchange.log.add_once(
+            runlog.add_once(
                 "descriptor",
+                at=at,
                 site=site,
                 descriptor=kind,
                 payload=sha256_hex(sent.payload),
@@ -231,11 +263,11 @@ def _enter(found: Collected, exchange: Exchange) -> None:
     for site, kind, error in found.problems:
         reason = str(getattr(error, "reason", "error"))
         log.info("no %s of %s (%s): %s", kind, site, reason, error)
-        exchange.log.add_once("no descriptor", site=site, descriptor=kind, reason=reason)
+        runlog.add_once("no descriptor", at=at, site=site, descriptor=kind, reason=reason)
 
 
-def _write(folder: Path, found: Collected) -> None:
-    """Write what was verified; what lies there of earlier tries goes."""
+def write_descriptors(folder: Path, found: Collected) -> set[Path]:
+    """Write what was verified into a run folder; return the files."""
     kept = set()
     for site, kinds in found.sent.items():
         for kind, sent in kinds.items():
@@ -243,6 +275,4 @@ def _write(folder: Path, found: Collected) -> None:
                 path = folder / FOLDER / file_name(site, kind, ending)
                 atomic_write(path, content)
                 kept.add(path)
-    for path in (folder / FOLDER).glob("*"):
-        if path not in kept:
-            path.unlink()
+    return kept

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from fl_server.decisions import Decision, compare
+from fl_server.descriptors import Collected
 from fl_server.exchange import Exchange, Release
 from fl_server.join_training import train_newcomers
 from fl_server.journal import Journal
@@ -45,12 +46,15 @@ class Joined:
         By newcomer.
     outcomes : dict
         By arm (``alone``, ``grouped``); empty where nothing is trained.
+    described : Collected
+        What the newcomers released beside their fingerprints.
     """
 
     decision: Decision
     releases: dict[str, Release]
     places: dict[str, Place]
     outcomes: dict[str, ArmOutcome]
+    described: Collected = field(default_factory=Collected)
 
     @property
     def lost(self) -> dict[str, str]:
@@ -98,6 +102,7 @@ def join(
     settings: RunSettings,
     *,
     before: Sequence[Task] = (),
+    described: Collected | None = None,
     journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> Joined:
@@ -121,6 +126,8 @@ def join(
         Of the run: the budget and all else must be what the groups had.
     before : sequence of Task
         All that is known of the earlier sites, where that is more than their fingerprints.
+    described : Collected, optional
+        The newcomers' descriptors.
     journal, progress
         See `fl_server.arms.run_arm`.
 
@@ -140,8 +147,8 @@ def join(
         starts = {site: p.start for site, p in places.items() if p.start is not None}
         among = replace(exchange, releases=newcomers, left_out=[], seconds={})
         outcomes = train_newcomers(grid, among, starts, settings, journal, progress)
-    known = {task.name: task for task in before}
-    tasks = [known.get(task.name, task) for task in tasks_of(everybody)]
+    known, own = {task.name: task for task in before}, described or Collected()
+    tasks = [known.get(task.name, task) for task in tasks_of(everybody, own.descriptors)]
     distances = compare(get(settings.measure), tasks)  # [k, k]
     decision = Decision([task.name for task in tasks], distances, decided)
-    return Joined(decision, newcomers, places, outcomes)
+    return Joined(decision, newcomers, places, outcomes, own)

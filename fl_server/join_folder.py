@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fl_server.amend import amended
+from fl_server.descriptors import enter_descriptors, write_descriptors
 from fl_server.exchange import Exchange
 from fl_server.join import Joined
 from fl_server.outcomes import recommendations_file
@@ -52,6 +53,7 @@ def write_joined(
     metrics = joined.metrics(reopened.metrics)
     with amended(reopened.folder) as new:
         write_exchange(new, replace(exchange, releases=everybody))
+        write_descriptors(new, joined.described)
         decision = joined.decision
         atomic_write(new / "distances.csv", distances_csv(decision.names, decision.distances))
         atomic_json(new / "groups.json", decision.groups)
@@ -92,6 +94,7 @@ def _close(joined: Joined, exchange: Exchange, new: Path, now: datetime) -> None
     for site, release in joined.releases.items():
         log.released(site, release.digests, now)
         log.add("joined", at=now, site=site, group=joined.places[site].group)
+    enter_descriptors(joined.described, log, now)
     for left in exchange.left_out:
         log.left_out(left, now)
     log.add("groups", at=now, sha256=sha256_hex((new / "groups.json").read_bytes()))

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from fl_server.asking import POLL_SECONDS
 from fl_server.closing import show_closed
 from fl_server.coordinator import Coordinator
+from fl_server.descriptors import gather
 from fl_server.exchange import Exchange, Patience, Release, exchange_newcomers
 from fl_server.join import join
 from fl_server.join_folder import received_newcomers, write_joined
@@ -157,6 +158,8 @@ def _take_in(
     if not newcomers:
         return []
     journal = Journal(out / JOURNAL / _start_of(reopened, newcomers))
+    before = tasks_of_folder(out)
+    among = replace(exchange, releases=newcomers, left_out=[], seconds={})
     joined = join(
         grid,
         newcomers,
@@ -165,7 +168,8 @@ def _take_in(
         reopened.plans,
         reopened.models,
         run_settings,
-        before=tasks_of_folder(out),
+        before=before,
+        described=gather(grid, run_settings, among, journal, progress, before),
         journal=journal,
         progress=progress,
     )

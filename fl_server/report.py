@@ -133,6 +133,7 @@ def _context(data: RunData) -> dict[str, Any]:
         "colours": ARM_COLOURS,
         "most_leaves": MOST_LEAVES,
         "releases": data.releases,
+        "measure": data.run.settings.get("measure", "bkld-large-unweighted"),
         "heatmap": heatmap(data.sites, data.between, groups),
         "dendrogram": dendrogram(data.sites, data.linkage, groups) if leaves else None,
         "bars": bars(data.sites, metrics, groups, _chance(data)) if metrics else None,

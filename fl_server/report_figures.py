@@ -43,7 +43,7 @@ def dendrogram(sites: Sequence[str], linkage: FloatArray, groups: Sequence[Group
     figure = Figure(
         "dendrogram",
         "Dendrogram of the sites",
-        f"Average linkage of the symmetrised excess divergence of {len(sites)} sites; the further "
+        f"Average linkage of the symmetrised excess distance of {len(sites)} sites; the further "
         "left two branches meet, the less alike they are. The scale is a square root.",
         width=14 + span + right,
         height=top + len(sites) * step + 40,

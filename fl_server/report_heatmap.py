@@ -33,7 +33,7 @@ def heatmap(sites: Sequence[str], between: FloatArray, groups: Sequence[GroupEnt
     sites : sequence of str
         Names in the order of rows and columns; the sites of a group are neighbours.
     between : float64 array
-        Symmetrised excess divergence, shape ``[k, k]``.
+        Symmetrised excess distances, shape ``[k, k]``.
     groups : sequence of GroupEntry
         Framed on the diagonal.
     """
@@ -43,7 +43,7 @@ def heatmap(sites: Sequence[str], between: FloatArray, groups: Sequence[GroupEnt
     figure = Figure(
         "heatmap",
         "Distances between sites, ordered by group",
-        f"Symmetrised excess divergence of {count} sites, darker is nearer. Frames are groups. A "
+        f"Symmetrised excess distance of {count} sites, darker is nearer. Frames are groups. A "
         "number is the rank of the row's site among the neighbours of the column's, 1 = nearest.",
     )
     shade = np.sqrt((between / max(float(between.max()), 1e-12)).clip(0, 1))  # [k, k]

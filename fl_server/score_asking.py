@@ -71,18 +71,24 @@ class Asking:
 
         What a target signed before the run was interrupted holds if it covers these very models.
         """
-        log_, found = self.course.exchange.log, dict[str, Scores]()
+        entries = self.course.exchange.log
         for source, sha256 in self.digests.items():
-            log_.add_once("model", site=source, sha256=sha256)
-        earlier = {site: kept for site in self.examples if (kept := self._earlier(site))}
-        left = [site for site in self.examples if site not in earlier]
+            if self._logged("model", source) != sha256:
+                entries.add("model", site=source, sha256=sha256)
+        found = {site: kept for site in self.examples if (kept := self._earlier(site))}
+        left = [site for site in self.examples if site not in found]
         self.course.steps.phase("score models", left, self.course.settings.train_timeout)
-        found |= earlier
         for site, signed in sorted(self._asked(left).items()):
             write_scores(self.folder, site, signed.envelope)
-            log_.add("scores", site=site, key=signed.key, sha256=sha256_hex(signed.envelope))
+            entries.add("scores", site=site, key=signed.key, sha256=sha256_hex(signed.envelope))
             found[site] = signed.scores
         return dict(sorted(found.items()))
+
+    def _logged(self, kind: str, site: str) -> str:
+        """Return the digest in the log's last word of a kind on a site, empty without one."""
+        entries = self.course.exchange.log.entries
+        said = [e["sha256"] for e in entries if e["kind"] == kind and e["site"] == site]
+        return str(said[-1]) if said else ""
 
     def _asked(self, sites: Sequence[str]) -> dict[str, Signed]:
         """Send sites the models, part by part; the last good answer of each covers all before."""
@@ -142,11 +148,9 @@ class Asking:
 
     def _earlier(self, site: str) -> Scores | None:
         """Return what a target had signed before the run was interrupted, if it is all."""
-        entries = self.course.exchange.log.entries
-        logged = [e["sha256"] for e in entries if e["kind"] == "scores" and e["site"] == site]
         try:
             envelope = read_envelope(self.folder, site)
-            if [sha256_hex(envelope)] != logged[-1:]:
+            if sha256_hex(envelope) != self._logged("scores", site):
                 return None
             scores = self._open(site, envelope).scores
         except (OSError, FedprintError):

@@ -28,13 +28,12 @@ from fl_server.train_arms import check_trust
 from protocol.errors import ConfigError, FedprintError
 from protocol.sharing import Arrays
 from protocol.taskcard import class_keys
+from strategies.measures import get
 from strategies.suspicion import suspicions
 
 __all__ = ["collect_scores", "require_scorable"]
 
 log = logging.getLogger("fedprint")
-
-NOBODY_SHARES = "no task card says shares_weights = true"
 
 
 def require_scorable(settings: RunSettings) -> None:
@@ -72,8 +71,41 @@ def collect_scores(
     if not settings.wants_scores:
         return {}
     members = _unsuspected(exchange, settings)
+    if not any(release.verified.card.shares_weights for release in members.releases.values()):
+        _nothing_scored(settings, "no task card says shares_weights = true")
+        return {}
     if coordinator is not None:
         check_trust(members, coordinator)
+    course, alone = _trained_alone(grid, settings, state, members)
+    models = _models(course, alone)
+    found = Asking(course, models, alone.examples, state.folder).scores() if models else {}
+    keep_only(state.folder, found)
+    log.info("%d models scored by %d sites", len(models), len(found))
+    scores = {site: signed.by_measure() for site, signed in found.items()}
+    if not any(scores.values()):
+        _nothing_scored(settings, "no site scored them" if models else "no site sent its own")
+    return scores
+
+
+def _nothing_scored(settings: RunSettings, why: str) -> None:
+    """Say that there are no scores; a measure cannot do without.
+
+    Raises
+    ------
+    FedprintError
+        If the run's measure needs them.
+    """
+    if "scores" in get(settings.measure).needs:
+        raise FedprintError(
+            f"measure {settings.measure} needs scores of models, and there is none: {why}"
+        )
+    log.warning("no models are scored: %s", why)
+
+
+def _trained_alone(
+    grid: Grid, settings: RunSettings, state: RunState, members: Exchange
+) -> tuple[Course, ArmOutcome]:
+    """Train the arm ``alone``; its journal is the one of the arms that follow."""
     names = sorted(members.releases)
     log.info("training every site alone first: other sites score its model")
     steps = Steps(members.nodes, settings.train_timeout, state.journal(names), state.progress)
@@ -86,19 +118,7 @@ def collect_scores(
         journal=steps.journal,
         progress=state.progress,
     )
-    course = Course("alone", grid, members, settings, steps)
-    models = _models(course, alone)
-    found = Asking(course, models, alone.examples, state.folder).scores() if models else {}
-    keep_only(state.folder, found)
-    told = sum(len(scores.models) for scores in found.values())
-    log.info("%d models scored by %d sites (%d scores)", len(models), len(found), told)
-    scores = {site: signed.by_measure() for site, signed in found.items()}
-    if not settings.scores and not any(settings.measure in by for by in scores.values()):
-        why = "no site scored them" if models else NOBODY_SHARES
-        raise FedprintError(
-            f"measure {settings.measure} needs scores of models, and there is none: {why}"
-        )
-    return scores
+    return Course("alone", grid, members, settings, steps), alone
 
 
 def _unsuspected(exchange: Exchange, settings: RunSettings) -> Exchange:

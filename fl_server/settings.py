@@ -36,6 +36,8 @@ FREE = (
     "pool",
 )
 """Settings that may differ when a run is resumed: none of them changes what it computes."""
+IF_ASKED = ("descriptors", "scores")
+"""Settings that a run's log has only where they ask for something: older runs knew none of them."""
 OF_PLANS = ("scenarios", "shots", "preset", "crop")
 """Settings that nothing depends on in a run without the arm ``planned``."""
 
@@ -226,8 +228,7 @@ class RunSettings(BaseModel):
         """All that results depend on, but the spec, which is known by its digest."""
         unused = {
             *(() if "planned" in self.arms else OF_PLANS),
-            *(() if self.descriptors else ("descriptors",)),
-            *(() if self.scores else ("scores",)),
+            *(name for name in IF_ASKED if not getattr(self, name)),
         }
         return self.model_dump(mode="json", exclude={*FREE, *unused, "spec"})
 

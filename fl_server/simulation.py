@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from fl_server.decisions import grouping_measure
 from fl_server.engine import app_files, check_engine, simulate
 from fl_server.pool_after import check_pool, located
 from fl_server.runfolder import RUN_FILES
@@ -22,7 +23,6 @@ from protocol.files import atomic_write
 from protocol.spec import load_spec
 from strategies.flower import strategy_maker
 from strategies.grouping import GroupingOptions
-from strategies.measures import get
 
 LAST = "log/checkpoint.dsse.json"
 _PAIR = re.compile(r"""([\w-]+)=('[^']*'|"[^"]*"|\S+)""")
@@ -196,7 +196,7 @@ def check_settings(overrides: dict[str, Any]) -> RunSettings:
         raise ConfigError(f"unknown run-config {unknown[0]}: known are {', '.join(sorted(known))}")
     settings = RunSettings.from_run_config({**known, **overrides})
     load_spec(settings.spec).require_ready()
-    get(settings.measure)
+    grouping_measure(settings.measure, settings.groups)
     require_scorable(settings)
     strategy_maker(settings.strategy)
     GroupingOptions(settings.min_group_size, settings.max_group_size or None)

@@ -11,9 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from fl_server.descriptor_folder import ENDINGS as OF_DESCRIPTORS
+from fl_server.descriptor_folder import FOLDER as DESCRIPTORS
+from fl_server.descriptor_folder import file_name
 from fl_server.runfolder import ENDINGS
 from fl_server.runlog import PLACES, participants
 from fl_server.verify_evidence import Evidence, Finding
+from protocol.descriptors import KINDS
 
 Entries = Sequence[Mapping[str, Any]]
 
@@ -77,9 +81,16 @@ def _check_amendment(entries: Entries, before: int, after: int) -> Iterator[Find
             yield Finding("log", f"entry {number} takes in {site}, which never joined")
         elif kind == "groups" and not joined:
             yield Finding("log", f"entry {number} makes groups after the end, and nobody joined")
-    new = {f"fingerprints/{site}{ending}" for site in joined for ending in ENDINGS.values()}
+    new = {name for site in joined for name in _files_of(site)}
     for name in sorted(_changed(entries, before, after) - new - (GROWN if joined else TOLD)):
         yield Finding(name, "was changed after the run had ended")
+
+
+def _files_of(site: str) -> Iterator[str]:
+    """Yield the names of all files that a site's releases may be."""
+    yield from (f"fingerprints/{site}{ending}" for ending in ENDINGS.values())
+    for kind in KINDS:
+        yield from (f"{DESCRIPTORS}/{file_name(site, kind, end)}" for end in OF_DESCRIPTORS)
 
 
 def _changed(entries: Entries, before: int, after: int) -> set[str]:

@@ -123,10 +123,9 @@ def from_descriptors(content: RecordDict, limits: Mapping[Kind, int]) -> Descrip
     sent = {}
     for kind in kinds:
         sent[kind] = Sent(*(get(content, name, bytes) for name in (kind, f"{kind}.dsse")))
-        if len(sent[kind].payload) > limits[kind] or len(sent[kind].envelope) > ENVELOPE_LIMIT:
-            raise TooLarge(
-                f"the {kind} have {len(sent[kind].payload)} bytes, the limit is {limits[kind]}"
-            )
+        for part, most in zip(sent[kind], (limits[kind], ENVELOPE_LIMIT), strict=True):
+            if len(part) > most:
+                raise TooLarge(f"a part of the {kind} has {len(part)} bytes, the limit is {most}")
     said = {
         kind: (printable(reason, _REASON_LIMIT) or "refused", printable(text, _TEXT_LIMIT))
         for kind, (reason, text) in refused.items()

@@ -155,9 +155,20 @@ def terms(width: int, *, epsilon: float, delta: float, cap: int = 1) -> Privacy:
 
 
 def terms_for(sensitivity: float, *, epsilon: float, delta: float) -> Privacy:
-    """Return the terms of a release that one patient moves by at most `sensitivity`, as `terms`."""
+    """Return the terms of a release that one patient moves by at most `sensitivity`, as `terms`.
+
+    Raises
+    ------
+    ConfigError
+        As in `terms`, or when it takes more noise than can be drawn.
+    """
     rho = rho_of(epsilon, delta)
     sigma = _round_up(sigma_for(rho, sensitivity))
+    if sigma > MOST_SIGMA:
+        raise ConfigError(
+            f"epsilon {epsilon:g} takes noise of {sigma:.4g}, at most {MOST_SIGMA:.4g} can be "
+            "drawn: count fewer images of each patient, or fewer features"
+        )
     return Privacy(
         mode="private",
         rho=rho,

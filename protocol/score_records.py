@@ -115,5 +115,5 @@ def from_scores(content: RecordDict) -> bytes:
 def _arrays(found: ArrayRecord) -> Arrays:
     try:
         return {name: array.numpy() for name, array in found.items()}
-    except (ValueError, OSError, EOFError):
+    except Exception:  # numpy's reader raises whatever comes of such bytes
         raise MalformedMessage("a model of the request holds what is no array") from None

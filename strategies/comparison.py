@@ -17,9 +17,9 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from protocol.errors import BadShape
-from strategies.excess import excess
+from strategies.grouping_by_distance import there_and_back
 
-__all__ = ["Recovery", "agreement", "between", "rank_correlation", "recovery"]
+__all__ = ["Recovery", "agreement", "rank_correlation", "recovery"]
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Recovery:
     ----------
     adjusted_rand : float
         Adjusted Rand index (Hubert & Arabie 1985) of the average-linkage groups, as many as there
-        are families: 1 finds them all, 0 is chance.
+        are families, of distances taken `there_and_back`: 1 finds them all, 0 is chance.
     nearest : float
         Share of the targets whose nearest source is of their family, among targets that have kin;
         of several nearest ones each counts alike.
@@ -91,37 +91,6 @@ def agreement(matrices: Sequence[Floats]) -> Floats:
     return out
 
 
-def between(distances: Floats) -> Floats:
-    """Return one number a pair of tasks, comparable across pairs, for clustering.
-
-    Where every task's distance from itself is known, what exceeds it is comparable, see
-    `strategies.excess`. Scores of models seldom are: a task that is easy gives all of them high
-    values. So without self-distances each target's column counts by its ranks.
-
-    Parameters
-    ----------
-    distances
-        Shape ``[k, k]``.
-
-    Returns
-    -------
-    ndarray
-        Shape ``[k, k]``, symmetric, non-negative, 0 on the diagonal: the mean of both directions,
-        or the one that is known; a pair that neither knows is as far apart as the farthest.
-    """
-    one_way = excess(distances) if np.isfinite(np.diag(distances)).all() else _shares(distances)
-    ways = np.stack([one_way, one_way.T])  # [2, k, k]
-    known = np.isfinite(ways)
-    total, count = np.where(known, ways, 0.0).sum(axis=0), known.sum(axis=0)  # [k, k]
-    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    np.fill_diagonal(mean, np.nan)
-    if not np.isfinite(mean).any():
-        return np.zeros(mean.shape)
-    out = np.where(np.isnan(mean), np.nanmax(mean), mean) - min(np.nanmin(mean), 0.0)
-    np.fill_diagonal(out, 0.0)
-    return np.asarray(out)
-
-
 def recovery(distances: Floats, families: Sequence[str]) -> Recovery:
     """Judge whether distances find the tasks of one family.
 
@@ -148,7 +117,7 @@ def recovery(distances: Floats, families: Sequence[str]) -> Recovery:
     reached = np.where(np.isfinite(others), others, np.inf)
     nearest = reached == reached.min(axis=0)  # [k, k] where several tie, any of them
     found = (kin & nearest).sum(axis=0) / nearest.sum(axis=0)  # [k]
-    tree = linkage(squareform(between(distances), checks=False), "average")
+    tree = linkage(squareform(there_and_back(distances), checks=False), "average")
     groups = fcluster(tree, len(set(families)), "maxclust")  # [k]
     return Recovery(
         float(adjusted_rand_score(families, groups)),
@@ -161,14 +130,6 @@ def _centred_ranks(values: Floats, known: NDArray[np.bool_], count: NDArray[np.i
     """Return average ranks [n, c] minus their column's mean, 0 for what does not count."""
     ranks = stats.rankdata(np.where(known, values, np.inf), axis=0)  # what is unknown comes last
     return np.where(known, ranks - (count + 1) / 2, 0.0)
-
-
-def _shares(distances: Floats) -> Floats:
-    """Return, for each target, the rank of every other source as a share of their number."""
-    others = _without_self(distances)
-    known = np.isfinite(others)
-    ranks = stats.rankdata(np.where(known, others, np.inf), axis=0)  # [s, t]
-    return np.where(known, ranks / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
 def _without_self(distances: Floats) -> Floats:

@@ -43,8 +43,8 @@ def angle_sums(sources: FloatArray, targets: FloatArray) -> FloatArray:
     r"""Return the sum of the principal angles between every pair of subspaces, in degrees.
 
     The cosines of the angles are the singular values of :math:`U^T V` (Björck & Golub 1973).
-    Vahidian et al. (AAAI 2023), equation 3, sum the angles between the k-th vectors of both sides;
-    principal angles do not depend on how a subspace is spanned.
+    Vahidian et al. (AAAI 2023), in the second of their forms, sum those between k-th vectors
+    instead; principal angles do not depend on how a subspace is spanned.
 
     Parameters
     ----------

@@ -12,13 +12,13 @@ from strategies.measures.needs import fisher_of, same_spec
 
 PAPER = "Achille et al., ICCV 2019"
 ALPHA = 0.15
-"""Weight of a source's complexity, from Achille et al., section 3.2."""
+"""Weight of a source's complexity, from Achille et al., section 3."""
 
 
 def symmetric(sources: FloatArray, targets: FloatArray) -> FloatArray:
     r"""Return the symmetric Task2Vec distance of every pair of embeddings.
 
-    Achille et al. (arXiv 1902.03545), section 3.2:
+    Achille et al. (arXiv 1902.03545), section 3:
 
     .. math:: d_{sym}(F_a, F_b) = d_{cos}\Big( \frac{F_a}{F_a + F_b}, \frac{F_b}{F_a + F_b} \Big)
 
@@ -49,7 +49,7 @@ def symmetric(sources: FloatArray, targets: FloatArray) -> FloatArray:
 def asymmetric(sources: FloatArray, targets: FloatArray, trivial: FloatArray) -> FloatArray:
     r"""Return the asymmetric Task2Vec distance: complex sources are nearer to everybody.
 
-    Achille et al., section 3.2: :math:`d_{sym}(F_a, F_b) - \alpha \, d_{sym}(F_a, F_0)`, with
+    Achille et al., section 3: :math:`d_{sym}(F_a, F_b) - \alpha \, d_{sym}(F_a, F_0)`, with
     :math:`F_0` the embedding of the trivial task and :math:`\alpha = 0.15`.
 
     Parameters

@@ -58,9 +58,15 @@ def frechet(
     """
     apart = cdist(source_means, target_means, metric="sqeuclidean")  # [S, T]
     spreads = [np.array([np.sum(f**2) for f in own]) for own in (source_factors, target_factors)]
-    common = np.array(
-        [[np.linalg.norm(a.T @ b, "nuc") for b in target_factors] for a in source_factors]
-    )  # [S, T]
+    known: dict[tuple[int, int], float] = {}  # it is symmetric
+
+    def overlap(a: FloatArray, b: FloatArray) -> float:
+        key = (min(id(a), id(b)), max(id(a), id(b)))
+        if key not in known:
+            known[key] = float(np.linalg.norm(a.T @ b, "nuc"))
+        return known[key]
+
+    common = np.array([[overlap(a, b) for b in target_factors] for a in source_factors])  # [S, T]
     both = spreads[0][:, None] + spreads[1][None, :]  # [S, T]
     return np.asarray(np.maximum(apart + both - 2.0 * common, 0.0))
 

@@ -20,7 +20,7 @@ def earth_movers(sources: FloatArray, targets: FloatArray) -> FloatArray:
 
     .. math:: d = \frac{1}{m b} \sum_{i=1}^m \sum_{j=1}^b | F_{ij} - G_{ij} |
 
-    Ramtoula et al., *Visual DNA* (CVPR 2023), section 3.3, count it in bins: b times as much.
+    Ramtoula et al., *Visual DNA* (CVPR 2023) count it in bins: b times as much.
 
     Parameters
     ----------

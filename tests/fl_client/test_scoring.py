@@ -270,6 +270,13 @@ def test_changed_images_are_scored_anew(folder: Path, spec: Spec) -> None:
             "training = false\n",
             ("training-not-allowed", "site policy: site north gives fingerprints only"),
         ),
+        (
+            "max_bins = 5\n",
+            (
+                "too-many-bins",
+                "site policy: spec tiny has 10 bins, at most 5 are allowed",
+            ),
+        ),
     ],
 )
 def test_a_policy_may_refuse(
@@ -279,6 +286,15 @@ def test_a_policy_may_refuse(
     content, text = request({"south": model_of(1)}), AUTOMATIC + policy
     assert refusal(ask_scores(folder, spec, content, policy_text=text)) == answer
     assert ("scores", "refused", answer[0]) in decisions(folder)
+
+
+def test_approve_first_holds_for_models_and_scores(folder: Path, spec: Spec) -> None:
+    waiting = AUTOMATIC.replace("automatic = true", "automatic = false")
+    asked = (
+        ask(folder, "query.model", config_for(spec, arm="alone"), policy_text=waiting),
+        ask_scores(folder, spec, request({"south": model_of(1)}), policy_text=waiting),
+    )
+    assert {(refusal(answer) or ("",))[0] for answer in asked} == {"awaiting-approval"}
 
 
 def test_nothing_is_scored_for_a_run_that_nothing_left_for(folder: Path, spec: Spec) -> None:

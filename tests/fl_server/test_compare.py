@@ -163,7 +163,8 @@ def test_the_csv_has_a_line_a_measure(prints: Path, outcomes: Path, tmp_path: Pa
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == [*BKLD, "fid"]
-    assert (rows[3]["left_out"], rows[3]["sites"]) == ("lacks moments of every site", "")
+    assert rows[3]["sites"] == ""
+    assert rows[3]["left_out"].startswith("measure fid needs moments of every site, ")
     for row in rows[:3]:
         assert row[f"agreement/{row['name']}"] == "1.0"
         assert float(row["outcomes/pretraining/auroc/weightedtau"]) <= 1
@@ -233,9 +234,9 @@ def test_what_is_lacking_is_said(prints: Path, tmp_path: Path) -> None:
         name = "needy"
         needs = frozenset({"moments", "scores"})
 
-    assert (
-        compute(Needy(np.ones((6, 6))), tasks)
-        == "lacks moments of every site and scores of every site"
+    assert compute(Needy(np.ones((6, 6))), tasks) == (
+        f"measure needy needs moments of every site, {tasks[0].name} released none: "
+        "run with run-config descriptors=moments, or fedprint fingerprint --also moments"
     )
 
 
@@ -251,19 +252,14 @@ def test_tasks_that_lack_nothing_are_compared(prints: Path) -> None:
 
 
 def test_targets_without_scores_are_sources_still(prints: Path) -> None:
-    tasks = [
-        Task(t.name, t.images, t.spec, scores={"fake": {}} if n < 4 else {})
-        for n, t in enumerate(tasks_in(prints))
-    ]
-
-    class Scored(Fake):
-        needs = frozenset({"scores"})
-        direction = "higher"
-
-    found = compute(Scored(np.arange(36.0).reshape(6, 6)), tasks)
+    tasks = tasks_in(prints)
+    scores = {task.name: float(n) for n, task in enumerate(tasks)}
+    tasks[:4] = [replace(task, scores={"leep": scores}) for task in tasks[:4]]
+    found = compute(get("leep"), tasks)
     assert isinstance(found, Computed)
+    assert found.tasks == 4
     assert np.isnan(found.distances[:, 4:]).all()
-    np.testing.assert_array_equal(found.distances[:, :4], -np.arange(36.0).reshape(6, 6)[:, :4])
+    np.testing.assert_array_equal(found.distances[:, 0], -np.arange(6))
 
 
 @pytest.mark.parametrize(
@@ -271,9 +267,18 @@ def test_targets_without_scores_are_sources_still(prints: Path) -> None:
     [
         (ValueError("no\nway"), "failed: ValueError: no way"),
         (ConfigError("take another spec"), "take another spec"),
-        (np.ones((2, 3)), "failed: returned shape (2, 3), not (6, 6)"),
-        (np.full((6, 6), np.inf), "says nothing of any pair of these tasks"),
-        (np.eye(6) / np.eye(6).sum() - np.nan, "says nothing of any pair of these tasks"),
+        (
+            np.ones((2, 3)),
+            "measure fake returned shape (2, 3) for 6 sources and 6 targets: mend it",
+        ),
+        (
+            np.full((6, 6), np.inf),
+            "measure fake returned infinity: it must be NaN where nothing can be said",
+        ),
+        (
+            np.diag([1.0] * 6) + np.where(np.eye(6), 0, np.nan),
+            "says nothing of any pair of these tasks",
+        ),
     ],
 )
 def test_a_measure_that_fails_costs_only_itself(prints: Path, values: Any, why: str) -> None:
@@ -287,7 +292,8 @@ def test_a_folder_that_allows_no_measure_is_an_error(
 ) -> None:
     monkeypatch.setattr(type(get(BKLD[0])), "needs", frozenset({"moments"}))
     assert error(prints, *only(BKLD[0])) == (
-        f"no measure can be computed on {prints}: {BKLD[0]}: lacks moments of every site"
+        f"measure {BKLD[0]} needs moments of every site, {tasks_in(prints)[0].name} released none: "
+        "run with run-config descriptors=moments, or fedprint fingerprint --also moments"
     )
 
 

@@ -79,6 +79,27 @@ def test_targets_without_scores_stay_sources() -> None:
     np.testing.assert_array_equal(found, [[-2, -2, np.nan], [-1, -1, np.nan], [-0.5, -0.5, np.nan]])
 
 
+def test_only_the_family_groups_by_data() -> None:
+    decide(TASKS, truth="data")
+    text = "measure vdna groups by task only: take groups=task, or a measure of the bKLD"
+    with pytest.raises(ConfigError, match=f"^{text}$"):
+        decide(TASKS, measure="vdna", truth="data")
+
+
+def test_noise_is_warned_of_where_the_measure_does_not_know_it() -> None:
+    noised = [
+        replace(task, fingerprint=replace(task.fingerprint, sigma=0.5))
+        for task in TASKS
+        if task.fingerprint is not None
+    ]
+    said = {
+        measure: " ".join(decide(noised, measure=measure).groups.sites["site-0"].warnings)
+        for measure in ("vdna", "fid", "bkld-large-source")
+    }
+    assert "Its counts are noised, which measure vdna takes for data." in said["vdna"]
+    assert "Its counts" not in said["fid"] + said["bkld-large-source"]
+
+
 def test_nobody_is_an_error() -> None:
     with pytest.raises(FedprintError, match=r"^no fingerprint is left to group; first problem:"):
         decide([])

@@ -90,6 +90,19 @@ def test_the_demo_recovers_its_tasks_for_five_seeds_and_raw_divergence_does_not(
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("measure", ["vdna", "p2l", "flux-moments", "fid-diagonal"])
+def test_so_do_other_measures_by_their_own_distances(
+    federations: list[tuple[list[Fingerprint], dict[str, str]]], measure: str
+) -> None:
+    found = []
+    for fingerprints, tasks in federations:
+        groups = decide(released(fingerprints, SPEC), measure=measure).groups.groups
+        home = {site: number for number, group in enumerate(groups) for site in group.sites}
+        found.append(_score(home, tasks))
+    assert found == [1.0] * len(SEEDS)
+
+
+@pytest.mark.engine
 def test_a_site_that_comes_later_finds_its_family_or_stays_alone(
     federations: list[tuple[list[Fingerprint], dict[str, str]]],
 ) -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from fl_server import compare_command
 from fl_server.tasks import tasks_of_folder
 from fl_server.verify_evidence import Evidence
 from fl_server.verify_run import verify_run
 from protocol.descriptors import KINDS
 from protocol.ledger_lines import parse_ledger
-from strategies.measures import feature_means, get, rows_of
+from strategies.measures import available, feature_means, get, rows_of
 from tests.fl_server.running import Command
 
 pytestmark = pytest.mark.engine
@@ -165,3 +168,25 @@ def test_private_exchange_is_verified_with_the_ledgers_of_its_sites(
     for state in states:
         lines = parse_ledger((state / "ledger.jsonl").read_bytes())
         assert [line.kind for line in lines] == ["", "moments"]
+
+
+def test_all_that_was_released_is_compared(folder: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{site},{site.removesuffix('-a').removesuffix('-b')}\n" for site in SITES)
+    families = tmp_path / "families.csv"
+    families.write_text(f"site,family\n{rows.replace('one-class,one-class', 'one-class,photos')}")
+    app, out = typer.Typer(), tmp_path / "compared.json"
+    compare_command.register(app)
+    done = CliRunner().invoke(app, [str(folder), "--families", str(families), "--json", str(out)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    unscored = {name for name in available() if "scores" in get(name).needs}
+    assert found["left_out"].keys() == unscored | {"sinkhorn-projected", "manual"}
+    assert found["left_out"]["manual"] == "says nothing of any pair of these tasks"
+    by_name = {row["name"]: row for row in found["measures"]}
+    assert {name: row["sites"] for name, row in by_name.items() if row["sites"] < 5} == (
+        dict.fromkeys(("fed", "task2vec", "task2vec-asymmetric"), 4)
+    )
+    for name in ("vdna", "fid", "flux", "sinkhorn"):
+        assert (by_name[name]["adjusted_rand"], by_name[name]["nearest"]) == (1, 1)
+    files = [*folder.glob("descriptors/*.moments.*")]
+    assert by_name["fid"]["bytes_per_site"] == sum(f.stat().st_size for f in files) / len(SITES)

@@ -13,11 +13,13 @@ from fl_client.learner import Learner
 from fl_client.models import RunModels
 from fl_client.scoring import outputs
 from fl_client.site import read_site
+from fl_server.decisions import compare
 from fl_server.report_data import read_distances
 from fl_server.tasks import tasks_of_folder
 from fl_server.verify_evidence import Evidence
 from fl_server.verify_run import verify_run
 from protocol.spec import load_spec
+from strategies.measures import get
 from strategies.transferability import SCORES, logme
 from tests.fl_server.running import Command
 
@@ -43,7 +45,7 @@ def finished(families: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     command = Command("simulate", sites, "--out", root / "run", "--run-config", asked)
     output, errors = command.process.communicate(timeout=300)
     assert (command.process.returncode, errors) == (0, ""), output + errors
-    assert "3 models scored by 4 sites (12 scores)" in output
+    assert "3 models scored by 4 sites" in output
     assert output.count("training: alone") == 1
     return root / "run", sites
 
@@ -72,6 +74,14 @@ def test_scores_are_what_the_models_give_at_the_target(finished: tuple[Path, Pat
     value = logme(embeddings, target.data.labels[target.data.splits["train"]])
     [signed] = [t.scores["logme"] for t in tasks_of_folder(run) if t.name == "photos-a"]
     assert signed["digits-a"] == pytest.approx(value, rel=1e-4)
+
+
+def test_another_score_of_the_run_gives_distances_too(finished: tuple[Path, Path]) -> None:
+    tasks = tasks_of_folder(finished[0])
+    distances = compare(get("leep"), tasks)
+    keeps = [task.name for task in tasks].index(KEEPS)
+    assert np.isnan(distances[keeps]).all()
+    assert (np.delete(distances, keeps, axis=0) >= 0).all()  # LEEP is a log likelihood
 
 
 def test_the_run_verifies(finished: tuple[Path, Path]) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from fl_server import collector
+from fl_server import collector, enrolling
+from fl_server.late import join_late
 from fl_server.progress import read_status
 from fl_server.report_data import read_distances
 from fl_server.runfolder import CHECKPOINT
@@ -21,10 +22,12 @@ from fl_server.settings import RunSettings
 from fl_server.tasks import tasks_of_folder
 from fl_server.verify_evidence import Evidence
 from fl_server.verify_run import verify_run
+from fl_server.verify_scores import check_signed_scores
 from protocol.errors import ConfigError, DigestMismatch, FedprintError, UnknownKey
 from protocol.keys import generate_node_key
 from protocol.sharing import BODY, HIDDEN, initial_rows
 from protocol.verify import read_fingerprints
+from strategies.suspicion import Suspicion
 from tests.fl_server.deployed import Deployed, prepare
 from tests.fl_server.joining import CLASSES, MEMBERS, SPEC
 from tests.fl_server.scoring import ScoringSite, model_of, value_of
@@ -114,7 +117,8 @@ def test_where_nobody_shares_the_run_goes_on(
         site_of(deployed, name).shares = False
     caplog.set_level("INFO", "fedprint")
     deployed.go(scores=True)
-    assert "0 models scored by 0 sites (0 scores)" in caplog.text
+    assert "no models are scored: no task card says shares_weights = true" in caplog.text
+    assert not (deployed.out / "scores").exists()
     assert deployed.is_whole()
 
 
@@ -392,9 +396,113 @@ def test_a_measure_of_scores_needs_one_at_least(deployed: Deployed) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("query.model", "no site sent its own"), ("query.score", "no site scored them")],
+)
+def test_a_measure_of_scores_needs_an_answer(deployed: Deployed, kind: str, why: str) -> None:
+    for name in MEMBERS:
+        site_of(deployed, name).refuses = kind
+    with pytest.raises(FedprintError) as caught:
+        deployed.go(measure="logme")
+    said = f"measure logme needs scores of models, and there is none: {why}"
+    assert str(caught.value) == said
+
+
+def evidence_with(deployed: Deployed, change: Callable[[list[dict[str, Any]]], None]) -> Evidence:
+    """Return the run as if its coordinator had written another log."""
+    evidence = Evidence(deployed.out, deployed.coordinator.public_pem)
+    change(evidence.entries)
+    return evidence
+
+
+def other_entry(**values: Any) -> Callable[[list[dict[str, Any]]], None]:
+    def change(entries: list[dict[str, Any]]) -> None:
+        wanted = [e for e in entries if e["kind"] == values["kind"] and e["site"] == "site-1-1"]
+        wanted[0] |= values
+
+    return change
+
+
+def later(entries: list[dict[str, Any]]) -> None:
+    [number] = [n for n, e in enumerate(entries) if e["kind"] == "groups"]
+    entries.insert(0, entries.pop(number))
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "said"),
+    [
+        (
+            other_entry(kind="model", sha256="0" * 64),
+            "scores/site-0-0.dsse.json",
+            "site-0-0 scored another model of site-1-1 than it was sent",
+        ),
+        (
+            other_entry(kind="scores", key="0" * 64),
+            "scores/site-1-1.dsse.json",
+            "which is not the key that the log names",
+        ),
+        (later, "log", "has scores that came after the groups"),
+    ],
+)
+def test_verify_compares_scores_with_the_log(
+    deployed: Deployed, change: Callable[[list[dict[str, Any]]], None], where: str, said: str
+) -> None:
+    deployed.go(scores=True)
+    found = list(check_signed_scores(evidence_with(deployed, change)))
+    assert [f for f in found if f.where == where and said in f.what]
+
+
 def test_who_lies_about_scores_is_found_by_verify(deployed: Deployed) -> None:
     deployed.go(measure="logme")
     path = deployed.out / "distances.csv"
     text = path.read_text()
     path.write_text(text.replace("-1.051", "-1.053", 1))
     assert any(where == "distances.csv" and "the" in what for where, what in findings(deployed))
+
+
+def test_who_joins_later_has_no_scores_and_is_placed_all_the_same(deployed: Deployed) -> None:
+    deployed.go(measure="logme")
+    deployed.away("site-3-0", "site-3-1", "site-0-2", "site-2-1")
+    settings = deployed.settings(measure="logme")
+    assert join_late(deployed, settings, deployed.coordinator) == ["site-1-2"]
+    found = distances(deployed)
+    assert found["site-0-0"]["site-0-1"] == -EXPECTED["site-0-0"]["logme"]["site-0-1"]
+    assert np.isnan([found["site-1-2"]["site-0-0"], found["site-0-0"]["site-1-2"]]).all()
+    assert deployed.is_whole()
+
+
+def test_a_site_that_is_left_out_as_suspicious_is_sent_no_model(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(*_: object) -> list[Suspicion]:
+        return [Suspicion("site-2-0", "copy", "cannot be honest", certain=True)]
+
+    for module in ("fl_server.scoring", "fl_server.decisions"):
+        monkeypatch.setattr(f"{module}.suspicions", found)
+    deployed.go(scores=True, suspects="leave-out")
+    assert not {"query.score", "query.model"} & set(deployed.sites["site-2-0"].asked)
+    kinds = [m.metadata.message_type for m in deployed.sent]
+    assert kinds.count("train.alone") == len(MEMBERS) - 1
+    assert set(scores_of(deployed)) == set(MEMBERS) - {"site-2-0"}
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_who_is_revoked_while_models_are_scored_is_left_out(
+    deployed: Deployed, online: bool
+) -> None:
+    site = site_of(deployed, "site-1-1")
+    answer = site.score
+
+    def revoked_meanwhile(content: RecordDict) -> RecordDict:
+        enrolling.revoke(deployed.folder, "site-1-1", offline=True)
+        if not online:
+            deployed.away(*(set(CLASSES) - set(MEMBERS)), "site-1-1")
+        return answer(content)
+
+    site.score = revoked_meanwhile  # type: ignore[method-assign]
+    deployed.go(measure="logme")
+    left_out = {gone["site"]: gone["reason"] for gone in deployed.read("run.json")["left_out"]}
+    assert left_out == {"site-1-1": "key-revoked"}
+    assert set(scores_of(deployed)) == set(MEMBERS) - {"site-1-1"}
+    assert deployed.is_whole()

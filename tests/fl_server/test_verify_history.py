@@ -15,7 +15,7 @@ import pytest
 from fl_server.closing import report_again
 from fl_server.runlog import RunLog
 from fl_server.runstate import own_signer
-from fl_server.settings import FREE, OF_PLANS, RunSettings
+from fl_server.settings import FREE, IF_ASKED, OF_PLANS, RunSettings
 from fl_server.verify_evidence import Evidence, Finding
 from fl_server.verify_run import Outcome, verify_run
 from protocol.envelope import sign
@@ -82,7 +82,7 @@ def added(run: Path, *entries: dict[str, Any]) -> Path:
 def test_every_setting_but_the_free_ones_is_in_the_first_entry(copied: Path) -> None:
     held = entries_of(copied)[0]["settings"]
     assert set(held) == set(OTHER)
-    assert {*held, *FREE, *OF_PLANS, "spec"} == set(RunSettings.model_fields)
+    assert {*held, *FREE, *OF_PLANS, *IF_ASKED, "spec"} == set(RunSettings.model_fields)
 
 
 @pytest.mark.parametrize(("name", "value"), OTHER.items(), ids=OTHER)

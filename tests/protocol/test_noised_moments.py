@@ -8,7 +8,14 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import BadDescriptor, BadDtype, BadShape, MalformedPayload, TooLarge
+from protocol.errors import (
+    BadDescriptor,
+    BadDtype,
+    BadShape,
+    ConfigError,
+    MalformedPayload,
+    TooLarge,
+)
 from protocol.noised_moments import (
     GRID,
     TENSOR,
@@ -148,3 +155,8 @@ def test_file_is_read_as_it_was_written() -> None:
 def test_everything_else_is_refused(data: bytes, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         from_bytes(data, M, 20, 2.0)
+
+
+def test_more_noise_than_can_be_drawn_is_refused_before_it_is_paid_for() -> None:
+    with pytest.raises(ConfigError, match=r"^epsilon 1 takes noise of .*: count fewer images of"):
+        terms_for(sensitivity(1280, cap=10_000), epsilon=1.0, delta=1e-5)

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from protocol.errors import BadShape
-from strategies.comparison import agreement, between, rank_correlation, recovery
+from strategies.comparison import agreement, rank_correlation, recovery
 
 values = st.one_of(st.sampled_from([0.0, 1.0, 2.0, np.nan]), st.floats(-10, 10))
 columns = st.integers(3, 7).flatmap(
@@ -16,7 +16,6 @@ columns = st.integers(3, 7).flatmap(
         arrays(np.float64, n, elements=values), arrays(np.float64, n, elements=values)
     )
 )
-squares = st.integers(2, 7).flatmap(lambda n: arrays(np.float64, (n, n), elements=values))
 
 
 def two_families(rng, k=6, apart=1.0):
@@ -67,29 +66,6 @@ def test_targets_that_only_one_measure_knows_do_not_count():
     assert np.isnan(agreement([a, np.full((4, 4), np.nan)])[0, 1])
 
 
-@given(squares)
-def test_between_is_a_finite_symmetric_dissimilarity(distances):
-    got = between(distances)
-    assert np.isfinite(got).all()
-    assert (got >= 0).all()
-    np.testing.assert_array_equal(got, got.T)
-    assert not np.diag(got).any()
-
-
-def test_between_is_the_mean_of_both_directions_in_excess_of_oneself():
-    distances = np.array([[1.0, 7.0, 9.0], [3.0, 4.0, 8.0], [6.0, 5.0, 2.0]])
-    got = between(distances)
-    assert got[0, 1] == ((7 - 4) + (3 - 1)) / 2
-    assert got[0, 2] == ((9 - 2) + (6 - 1)) / 2
-
-
-def test_a_pair_that_nobody_knows_is_as_far_as_the_farthest():
-    distances = np.array([[0.0, 1.0, np.nan], [3.0, 0.0, 8.0], [np.nan, np.nan, 0.0]])
-    got = between(distances)
-    assert got[0, 1] == 2
-    assert got[1, 2] == got[0, 2] == 8
-
-
 def test_families_are_found_whatever_a_target_adds_to_all_its_distances():
     rng = np.random.default_rng(2)
     distances, families = two_families(rng)
@@ -99,13 +75,13 @@ def test_families_are_found_whatever_a_target_adds_to_all_its_distances():
         assert found.chance == pytest.approx(2 / 5)
 
 
-def test_families_are_found_without_self_distances_though_targets_differ_in_scale():
+def test_families_are_found_without_self_distances():
     rng = np.random.default_rng(3)
     distances, families = two_families(rng)
-    distances = distances * 10.0 ** np.arange(6) + 100 * rng.random(6)
+    distances += 100 * rng.random(6)
     np.fill_diagonal(distances, np.nan)
-    assert recovery(distances, families).adjusted_rand == 1
-    assert recovery(distances, families).nearest == 1
+    found = recovery(distances, families)
+    assert (found.adjusted_rand, found.nearest) == (1, 1)
 
 
 def test_random_distances_find_families_by_chance():
