@@ -8,6 +8,7 @@ of a target has the same budget, `ROUNDS` epochs of these images:
 - *pretraining*: from the adapter that the source trained alone, to the end.
 - *co-training*: both train in rounds of one epoch and average their adapters, weighted by their
   images, as FedAvg does; heads stay apart, because no two tasks here have a class in common.
+- *co-training-equal*: the same, but the source has few images too, so that sizes decide nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from protocol.weights import body_of
 RUN = "transfer"
 FEW, ROUNDS, BATCH = 32, 8, 16
 SOURCE_EPOCHS = 20
+SCENARIOS = ("pretraining", "co-training", "co-training-equal")
 NAMES = ("scenario", "seed", "source", "target")
 METRICS = ("balanced_accuracy", "auroc")
 
@@ -113,15 +115,15 @@ def measure_all(
 
 
 def trainings(tasks: int, seeds: int) -> int:
-    """Return how many trainings there are: sources, targets alone, and two a pair."""
-    return seeds * 2 * tasks * tasks
+    """Return how many trainings there are: sources, targets alone, and pairs."""
+    return seeds * (2 * tasks + len(SCENARIOS) * tasks * (tasks - 1))
 
 
 def _keys(names: Sequence[str], seeds: Sequence[int]) -> Iterator[Key]:
     for seed in seeds:
         yield from (("source", seed, "", name) for name in names)
         yield from (("alone", seed, "", name) for name in names)
-        for scenario in ("pretraining", "co-training"):
+        for scenario in SCENARIOS:
             yield from ((scenario, seed, *pair) for pair in permutations(names, 2))
 
 
@@ -134,6 +136,8 @@ def _trained(
         return learner.train_alone(order(learner.spec, f"source-{seed}", seed, SOURCE_EPOCHS))
     if scenario == "co-training":
         return _together(every[source], few(learner, seed), seed)
+    if scenario == "co-training-equal":
+        return _together(few(every[source], seed), few(learner, seed), seed)
     given = body_of(model_of(every[source], seed)) if source else None
     return few(learner, seed).try_out(order(learner.spec, scenario, seed, ROUNDS), given)
 
