@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from securesystemslib.dsse import Envelope
 
 from protocol import (
@@ -25,8 +25,6 @@ from protocol import (
     merkle,
     orders,
     records,
-    score_records,
-    scores,
     statement,
     trust,
 )
@@ -40,7 +38,6 @@ from protocol.projection import Projection
 from protocol.spec import Spec, edges_digest, parse_spec
 from protocol.taskcard import ClassCard, TaskCard
 from protocol.verify import verify_release
-from protocol.weights import weights_sha256
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 LIMIT = 1 << 20
@@ -65,10 +62,12 @@ def doors(folder: Path) -> dict[str, Door]:
     folder : Path
         Where those that read files find them; best on a disk in memory.
     """
-    from benchmarks.doors_descriptors import descriptor_doors  # which is made of parts of this file
+    # made of parts of this file
+    from benchmarks.doors_descriptors import descriptor_doors
+    from benchmarks.doors_scores import score_doors
 
     found = [_releases(), _requests(), _trust(), _logs(folder), _ledgers(), _invitations(folder)]
-    found += [_scores(), descriptor_doors()]
+    found += [score_doors(), descriptor_doors()]
     return {name: door for group in found for name, door in group.items()}
 
 
@@ -223,51 +222,6 @@ def _requests() -> dict[str, Door]:
         ),
         "order": Door(order, lambda fields: orders.order_from_config(ConfigRecord(dict(fields)))),
         "spec": Door(spec.model_dump_json().encode(), lambda data: parse_spec(data)),
-    }
-
-
-def _scores() -> dict[str, Door]:
-    """Models that are to be scored, and a target's signed scores."""
-    signer, model = keys.signer(keys.generate_key()), {"body.bias": np.ones(6, np.float32)}
-    sha256, spec = weights_sha256(model), "d" * 64
-    candidate = score_records.Candidate(source="south", sha256=sha256)
-    found = scores.Scores(
-        site="north", **_MODELS, spec_digest=spec, images=IMAGES, policy_digest="b" * 64,
-        models={"south": scores.ModelScores(model=sha256, values={"leep": -0.5, "logme": 1.25})},
-        issued=NOW, expires=NOW + timedelta(hours=20),
-    )  # fmt: skip
-    envelope = scores.sign_scores(found, "a" * 64, signer)
-
-    def verify(data: bytes) -> object:
-        statement, _ = scores.open_scores(data, lambda _: signer.public_key)
-        scores.check_fresh(statement.predicate, "nonce-1", NOW)
-        return scores.check_scores(
-            statement, site="north", run="run-1", release="a" * 64, spec=spec,
-            models={"south": sha256},
-        ).by_measure()  # fmt: skip
-
-    def with_array(data: bytes) -> object:
-        array = Array(model["body.bias"])
-        array.data = data
-        models = {"south": ArrayRecord({"body.bias": array})}
-        content = score_records.to_score_request("nonce-1", [candidate], models)
-        return score_records.from_score_request(content)
-
-    return {
-        "score request": Door(
-            fields(score_records.to_score_request("nonce-1", [candidate], {})),
-            lambda fields: score_records.from_score_request(record(fields)),
-        ),
-        "model to score": Door(Array(model["body.bias"]).data, with_array),
-        "scores": Door(
-            fields(score_records.to_scores(envelope)),
-            lambda fields: verify(score_records.from_scores(record(fields))),
-        ),
-        "scores envelope": Door(envelope, verify),
-        "signed scores": Door(
-            open_envelope(envelope, lambda _: signer.public_key)[0],
-            lambda data: verify(sign_as_is(data, signer)),
-        ),
     }
 
 

@@ -1,7 +1,7 @@
 r"""The diagonal Fisher information of a probe network on a task, one number a filter (Task2Vec).
 
-Achille et al., *Task2Vec: Task Embedding for Meta-Learning* (arXiv 1902.03545, section 2 and 3.1):
-the network is the spec's backbone with a linear head that was trained on the task's labels, and
+Achille et al., *Task2Vec: Task Embedding for Meta-Learning* (arXiv 1902.03545, section 2): the
+network is the spec's backbone with a linear head that was trained on the task's labels, and
 
 .. math:: F_w = E_{x} \, E_{y \sim p_w(y | x)} \left( \nabla_w \log p_w(y | x) \right)^2
 
@@ -23,7 +23,7 @@ from torch.func import functional_call, grad, vmap
 from protocol.errors import DataError
 
 CHUNK = {"cpu": 1, "cuda": 16}
-"""Images whose gradients are held at once: on a processor one by one is faster, see the tests."""
+"""Images whose gradients are held at once: on one core, one by one took two thirds of the time."""
 
 Weights = dict[str, torch.Tensor]
 
@@ -59,8 +59,10 @@ def fit_head(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit a linear head on frozen features: multinomial logistic regression.
 
-    Features are standardised and divided by the square root of their number, so that the penalty
-    weighs the same whatever the backbone; the scaling is folded into the head.
+    Features are centred and divided by one number, their total standard deviation, so that the
+    penalty weighs the same whatever the backbone; both are folded into the head. Each by its own
+    deviation would blow up those that hardly ever respond, and every gradient with them: on two
+    tasks of handwritten digits the embeddings then differed 700-fold in scale.
 
     Parameters
     ----------
@@ -84,9 +86,8 @@ def fit_head(
     if len(np.unique(labels)) < 2:
         raise DataError("a Fisher embedding needs at least two classes: this task holds one")
     values = features.astype(np.float64)
-    mean, spread = values.mean(axis=0), values.std(axis=0)  # [m]
-    scale = 1.0 / (np.maximum(spread, 1e-12) * np.sqrt(values.shape[1]))  # [m]
-    scale[spread <= 1e-12] = 0.0
+    mean = values.mean(axis=0)  # [m]
+    scale = 1.0 / max(float(np.sqrt(values.var(axis=0).sum())), 1e-12)
     fitted = LogisticRegression(max_iter=1000).fit((values - mean) * scale, labels)
     weight, bias = fitted.coef_, fitted.intercept_  # [c, m], or [1, m] of two classes
     if len(weight) == 1:

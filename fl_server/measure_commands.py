@@ -13,6 +13,7 @@ import typer
 
 from fl_server.tables import show_table
 from protocol.files import atomic_json, atomic_write
+from protocol.names import printable
 from protocol.options import file_to_write
 
 DEFAULT = "bkld-large-unweighted"
@@ -79,17 +80,21 @@ def distances(
 ) -> None:
     """Compute the distances between the tasks of a folder; row = source, lower = closer.
 
-    Of a measure whose higher values are better the table has the negative ones.
+    Of a measure whose higher values are better the table has the negative ones. nan is not known.
     """
+    from fl_server.decisions import compare
     from fl_server.runfolder import distances_csv
     from fl_server.tasks import tasks_of_folder
-    from strategies.measures import get, require
+    from strategies.measures import get, lacks
 
     chosen = get(measure)
     tasks = tasks_of_folder(folder)
-    require(chosen, tasks)
     names = [task.name for task in tasks]
-    matrix = chosen.distances(tasks, tasks)  # [k, k]
+    matrix = compare(chosen, tasks)  # [k, k]
+    for task in tasks:
+        if lacking := lacks(chosen, task):
+            note = f"not compared: {task.name} released no {' and '.join(lacking)}"
+            typer.echo(printable(note), err=True)
     if out is not None:
         atomic_write(out, distances_csv(names, matrix))
         typer.echo(f"{out}: {len(names)} x {len(names)} {measure} distances")

@@ -18,6 +18,7 @@ from protocol.experiment import ExperimentStatement
 from protocol.files import atomic_json
 from protocol.names import Sha256Hex, SiteName
 from protocol.plan import PlanStatement
+from protocol.scores import ScoreStatement
 from protocol.spec import Spec
 from protocol.statement import BindingStatement, ReleaseStatement
 from protocol.taskcard import TaskCard
@@ -302,6 +303,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "release": ReleaseStatement,
     "binding": BindingStatement,
     "descriptor": DescriptorStatement,
+    "scores": ScoreStatement,
     "enrolment": Enrolment,
     "invitation": Invitation,
 }

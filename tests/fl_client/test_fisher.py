@@ -108,3 +108,23 @@ def test_one_class_has_no_fisher() -> None:
 def test_network_without_filters_is_refused() -> None:
     with pytest.raises(DataError, match=r"^a Fisher embedding is of filters: this backbone has no"):
         filter_fisher(nn.Sequential(nn.Linear(3, 2)), torch.ones(2, 3), seed=0)
+
+
+def test_feature_that_hardly_ever_responds_is_not_blown_up() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 20)
+    features = rng.normal(size=(40, 5)) + 2 * np.eye(5)[labels]
+    features[:, 4] = 0.0
+    features[0, 4] = 1e-6
+    weight, _ = fit_head(features, labels)
+    assert np.abs(weight[:, 4]).max() < 0.01 * np.abs(weight).max()
+
+
+def test_scale_of_the_features_does_not_matter() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.arange(60) % 3
+    features = rng.normal(size=(60, 4)) + 2 * np.eye(4)[labels]
+    weight, bias = fit_head(features, labels)
+    wide, moved = fit_head(1000 * features + 5, labels)
+    found = (1000 * features + 5) @ wide.T + moved
+    np.testing.assert_allclose(found, features @ weight.T + bias, atol=1e-3)

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from fixtures_asking import ask
 from fixtures_sites import projected, write_classes
 from flwr.supercore.task_identity import TaskIdentity
+from typer.testing import CliRunner
 
+from fl_client.commands import register
 from fl_client.describe import counted_features, describe
 from fl_client.history import History
 from fl_client.ledger import Ledger
 from fl_client.site import read_site
+from fl_client.spec_commands import spec_json
 from protocol.descriptor_records import (
     DescriptorsReply,
     DescriptorsRequest,
@@ -139,3 +143,26 @@ def test_lost_line_stops_everything_private(folder: Path, narrow: Spec) -> None:
 
 def test_counted_features_are_projected(narrow: Spec) -> None:
     assert counted_features(np.ones((3, 512), np.float32), narrow).shape == (3, 4)
+
+
+def test_command_releases_noised_moments_beside_a_private_fingerprint(
+    folder: Path, narrow: Spec
+) -> None:
+    app, out = typer.Typer(), folder.parent / "out"
+    register(app)
+    (folder.parent / "narrow.json").write_text(spec_json(narrow))
+    words = (
+        *("fingerprint", folder, "--spec", folder.parent / "narrow.json", "--out", out),
+        *("--key", folder.parent / "key.pem", "--private", "--also", "moments", "--device", "cpu"),
+    )
+    path, seen = out / "descriptors" / "north.moments.safetensors", []
+    for _ in range(2):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        seen.append(path.read_bytes())
+    assert seen[0] == seen[1]
+    assert [line.kind for line in Ledger(folder / ".fedprint").check()] == ["", "moments"]
+    envelope = path.with_name("north.moments.dsse.json").read_bytes()
+    key, release = own_key(envelope), verify_local(out, "north", narrow)
+    found = verify_descriptor(seen[0], envelope, "moments", release, narrow, lambda _: key)
+    assert found.release.privacy.mode == "private"

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,17 @@ def test_what_a_folder_lacks_is_said(run: Path) -> None:
         distances(run, "fid")
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         groups(run, "fid")
+
+
+def test_who_is_not_compared_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tasks = make_tasks([0, 1, 2])
+    tasks[2] = replace(tasks[2], moments=None)
+    monkeypatch.setattr("fl_server.tasks.tasks_of_folder", lambda _folder: tasks)
+    distances(tmp_path, "fid", tmp_path / "d.csv")
+    assert capsys.readouterr().err == "not compared: site-2 released no moments\n"
+    assert (tmp_path / "d.csv").read_text().splitlines()[3] == "site-2,nan,nan,nan"
 
 
 def test_groups_by_another_measure(

@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fl_server import collector, enrolling
+from fl_server.asking import Problem
+from fl_server.course import array_record
 from fl_server.late import join_late
+from fl_server.model_answers import body_shapes, only_model
+from fl_server.model_answers import model_of as model_of_answer
 from fl_server.progress import read_status
 from fl_server.report_data import read_distances
 from fl_server.runfolder import CHECKPOINT
@@ -237,6 +243,29 @@ def test_a_big_federation_sends_its_models_in_several_messages(
     assert [len(sent) for sent in site_of(deployed, "site-2-0").brought] == [2, 2, 1]
     assert scores_of(deployed) == EXPECTED
     assert deployed.is_whole()
+
+
+@given(st.lists(st.integers(1, 40), max_size=12), st.integers(1, 60))
+def test_parts_hold_every_model_once_and_no_more_than_fits(sizes: list[int], room: int) -> None:
+    models = {f"s{n:02}": {"body.x": np.zeros(size, np.float32)} for n, size in enumerate(sizes)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fl_server.score_asking.MESSAGE_BYTES", 4 * room)
+        found = parts(models)
+    assert [source for part in found for source in part] == sorted(models)
+    for part in found:
+        held = [models[source]["body.x"].size for source in part]
+        assert sum(held) <= room or len(held) == 1
+
+
+def test_the_body_of_a_backbone_is_for_the_sites_to_know() -> None:
+    arrays = {f"{BODY}stem": np.ones((2, 3), np.float32), **initial_rows("xy", 4, 0)}
+    content = RecordDict({"arrays": array_record(arrays)})
+    assert body_shapes("fine-tune", 48) is None
+    assert set(model_of_answer(only_model(content), "xy", None)) == set(arrays)
+    with pytest.raises(Problem, match=r"^sent a model with another body than the run trains$"):
+        model_of_answer(content, "xy", body_shapes("adapter", 48))
+    with pytest.raises(Problem, match=r"^sent a model of other classes than its card names$"):
+        model_of_answer(content, "xz", None)
 
 
 def test_killed_after_any_message_it_ends_alike(deployed: Deployed) -> None:

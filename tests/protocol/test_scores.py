@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -26,6 +27,7 @@ from protocol.errors import (
     WrongSite,
 )
 from protocol.keys import Signer, generate_key, public_key, public_pem, signer
+from protocol.runfiles import json_schemas
 from protocol.score_records import (
     Candidate,
     from_score_request,
@@ -90,6 +92,8 @@ def test_what_was_signed_is_read_again() -> None:
         "logme": {"north": 1.5},
     }
     check_fresh(found, "n", utc_now())
+    written = statement.model_dump(mode="json", by_alias=True)
+    jsonschema.validate(written, json_schemas()["scores"])
 
 
 @given(

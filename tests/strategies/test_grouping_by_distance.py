@@ -11,7 +11,8 @@ from sklearn.metrics import silhouette_score
 from protocol.errors import BadShape
 from strategies.excess import symmetrised
 from strategies.grouping import GroupingOptions
-from strategies.grouping_by_distance import find_groups, group_by_distance, there_and_back
+from strategies.grouping_by_distance import group_by_distance, there_and_back
+from strategies.silhouettes import find_groups
 
 OPTIONS = GroupingOptions()
 NAMES = [f"s{i}" for i in range(6)]
