@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.measures.base import FloatArray, Measure, Need, Task, register
-from strategies.measures.needs import class_moments_of, features_of, same_spec
+from strategies.measures.needs import class_moments_of, features_of, few_classes, same_spec
 from strategies.transferability import even_sample, otce, otce_classes
 
 MOST = 300
 """Images of a task that take part; a plan costs their product."""
-MOST_PAIRS = 1_000_000
-"""Pairs of classes, of two tasks: for 10,000 classes each a plan takes 9 GB and two minutes."""
 
 
 @register
@@ -52,14 +50,14 @@ class OtceOfClasses(Measure):
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
         """Compare every source with every target, see `Measure.matrix`.
 
-        Two tasks that have more than `MOST_PAIRS` pairs of classes are not compared.
+        Two tasks are not compared if they have too many classes, see `few_classes`.
         """
         same_spec(*sources, *targets)
         left, right = class_moments_of(sources), class_moments_of(targets)
         rows = [
             [
                 otce_classes(s, t).task_difference
-                if len(s.counts) * len(t.counts) <= MOST_PAIRS
+                if few_classes(len(s.counts), len(t.counts))
                 else np.nan
                 for t in right
             ]

@@ -1,12 +1,14 @@
 """OTCE as a measure: the pure functions over tasks, and no more images than are needed."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from protocol.descriptors import ClassMoments, Features
 from protocol.errors import ConfigError
+from protocol.taskcard import ClassCard, TaskCard
 from strategies.measures import Task, get
 from strategies.measures.label_transport import MOST
 from strategies.transferability import even_sample, otce, otce_classes
@@ -54,10 +56,16 @@ def test_large_tasks_are_thinned_evenly() -> None:
     np.testing.assert_allclose(np.bincount(labels[chosen]), [60, 30, 10], atol=1)
 
 
-def test_a_site_that_names_ten_thousand_classes_costs_only_itself() -> None:
+@pytest.mark.parametrize("measure", ["otce-classes", "flux"])
+def test_a_site_that_names_ten_thousand_classes_costs_only_itself(measure: str) -> None:
+    def named(task: Task, classes: int) -> Task:
+        names = [ClassCard(name=f"class {number}") for number in range(classes)]
+        return replace(task, card=TaskCard(name="tissue", classes=names))
+
     many = ClassMoments(np.ones(10_000, np.int64), np.zeros((10_000, 8)), np.zeros((10_000, 8)))
-    tasks = [TASKS[0], Task("many", 10_000, SPEC, class_moments=many)]
-    found = get("otce-classes").distances(tasks, tasks)
+    hostile = Task("many", 10_000, SPEC, class_moments=many)
+    tasks = [named(TASKS[0], 3), named(hostile, 10_000)]
+    found = get(measure).distances(tasks, tasks)
     np.testing.assert_array_equal(np.isnan(found), [[False, False], [False, True]])
 
 
