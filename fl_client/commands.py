@@ -79,8 +79,8 @@ def fingerprint(
     With --private noise is drawn once and kept, and its cost written into a ledger: a second call
     gives the same bytes and spends nothing.
 
-    Descriptors are what some measures need beside histograms (`fedprint measures`); they have no
-    noise, and go into the folder's subfolder descriptors.
+    Descriptors are what some measures need beside histograms (`fedprint measures`); they go into
+    the folder's subfolder descriptors. With --private only moments leave, with noise of their own.
 
     Example: fedprint fingerprint hospitals/north --private --epsilon 2 --out prints
     """
