@@ -115,7 +115,7 @@ def _show(tables: Mapping[str, Any]) -> None:
         cells = [row["name"], row["privacy"], str(row["sites"])]
         cells += [
             _cell(row["bytes_per_site"], ",.0f"),
-            _cell(1000 * row["seconds_per_pair"], ".2g"),
+            _short(1000 * row["seconds_per_pair"]),
         ]
         cells += [_cell(row["adjusted_rand"]), _cell(row["nearest"])] if found else []
         rows.append([*cells, _likest(row["name"], agrees[row["name"]], names)])
