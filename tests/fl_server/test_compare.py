@@ -236,7 +236,7 @@ def test_what_is_lacking_is_said(prints: Path, tmp_path: Path) -> None:
 
     assert compute(Needy(np.ones((6, 6))), tasks) == (
         f"measure needy needs moments of every site, {tasks[0].name} released none: "
-        "run with run-config descriptors=moments, or fedprint fingerprint --also moments"
+        'run with run-config descriptors="moments", or fedprint fingerprint --also moments'
     )
 
 
@@ -287,13 +287,35 @@ def test_a_measure_that_fails_costs_only_itself(prints: Path, values: Any, why: 
     assert [each.measure.name for each in found.computed] == [BKLD[0]]
 
 
+def test_measures_that_lack_the_same_share_a_row() -> None:
+    why = "needs fisher of every site, a released none"
+    left_out = {
+        "fed": f"measure fed {why}",
+        "slow": "failed",
+        "task2vec": f"measure task2vec {why}",
+    }
+    assert compare_command._alike(left_out) == [("fed, task2vec", why), ("slow", "failed")]
+
+
+def test_what_is_known_of_no_measure_is_no_column(capsys: pytest.CaptureFixture[str]) -> None:
+    row: dict[str, Any] = {"measure": "vdna", "targets": 3}
+    for name in ("over_default", *JUDGEMENTS):
+        row |= {name: 0.5, f"{name}_low": 0.25, f"{name}_high": 0.75}
+    compare_command._show_transfer(("run", "pretraining", "auroc"), [row])
+    assert "its gain" in capsys.readouterr().out
+    compare_command._show_transfer(("run", "pretraining", "auroc"), [row | {"improvement1": None}])
+    shown = capsys.readouterr().out
+    assert "its gain" not in shown
+    assert shown.count("0.50 [0.25, 0.75]") == 5
+
+
 def test_a_folder_that_allows_no_measure_is_an_error(
     prints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(get(BKLD[0])), "needs", frozenset({"moments"}))
     assert error(prints, *only(BKLD[0])) == (
         f"measure {BKLD[0]} needs moments of every site, {tasks_in(prints)[0].name} released none: "
-        "run with run-config descriptors=moments, or fedprint fingerprint --also moments"
+        'run with run-config descriptors="moments", or fedprint fingerprint --also moments'
     )
 
 
