@@ -124,10 +124,10 @@ def _show(found: Adapted) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    names = ("val AUROC", "val BA", "test AUROC", "test BA", "gain")
+    names = ("val AUROC", "val BA", "test AUROC", "test BA", "test gain")
     table = Table(
-        Column("way"),
-        Column("models"),
+        Column("way", overflow="fold"),
+        Column("models", overflow="fold"),
         *(Column(name, justify="right", no_wrap=True) for name in names),
         title=f"{found.site}: {found.epochs} epochs each",
     )
