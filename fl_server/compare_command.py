@@ -127,10 +127,17 @@ def _show(tables: Mapping[str, Any]) -> None:
             f"{own['number']} groups (adjusted Rand index {own['adjusted_rand']:.2f})."
         )
     if tables["left_out"]:
-        gone = list(tables["left_out"].items())
-        show_table("not computed", ["measure", "why"], gone)
+        show_table("not computed", ["measures", "why"], _alike(tables["left_out"]))
     for where in dict.fromkeys(_where(row) for row in tables["transfer"]):
         _show_transfer(where, [row for row in tables["transfer"] if _where(row) == where])
+
+
+def _alike(left_out: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the measures that one and the same keeps from being computed in one row."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        by_reason.setdefault(why.removeprefix(f"measure {name} "), []).append(name)
+    return [(", ".join(names), why) for why, names in by_reason.items()]
 
 
 def _title(tables: Mapping[str, Any]) -> str:
@@ -163,19 +170,21 @@ def _show_transfer(where: Sequence[str], transfer: Sequence[Mapping[str, Any]]) 
     from strategies.transfer_evidence import JUDGEMENTS
 
     whose = "the run's own trials" if origin == "run" else "recorded outcomes"
+    heads = ("weightedtau", "over_default", *JUDGEMENTS[1:])
+    words = ["weighted tau", f"minus {REFERENCE}", "Spearman", "Kendall"]
+    words += ["percentile of first shot", "its gain"]
+    known = [
+        (name, word)
+        for name, word in zip(heads, words, strict=True)
+        if any(row[name] is not None for row in transfer)
+    ]
     rows = [
-        [
-            row["measure"],
-            str(row["targets"]),
-            *(_with_interval(row, name) for name in ("weightedtau", "over_default")),
-            *(_with_interval(row, name) for name in JUDGEMENTS[1:]),
-        ]
+        [row["measure"], str(row["targets"]), *(_with_interval(row, name) for name, _ in known)]
         for row in transfer
     ]
-    columns = ["measure", "targets", "weighted tau", f"minus {REFERENCE}", "Spearman", "Kendall"]
     show_table(
         f"{scenario}, {metric}, {whose}: mean over targets with 95 % intervals",
-        [*columns, "percentile of first shot", "its gain"],
+        ["measure", "targets", *(word for _, word in known)],
         rows,
     )
 
