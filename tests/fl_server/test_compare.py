@@ -265,7 +265,7 @@ def test_targets_without_scores_are_sources_still(prints: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        (ValueError("no\nway"), "failed: ValueError: no way"),
+        (ValueError("no\nway"), "measure fake failed (ValueError: no way): mend it"),
         (ConfigError("take another spec"), "take another spec"),
         (
             np.ones((2, 3)),

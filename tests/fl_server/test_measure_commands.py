@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
+from fl_server.decisions import compare
 from fl_server.measure_commands import distances, groups, measures
 from fl_server.tasks import tasks_of_folder
-from protocol.errors import BadShape, ConfigError, NotFinite
+from protocol.errors import BadShape, ConfigError, FedprintError, NotFinite
 from strategies.measures import LargeUnweighted, Measure, available, get
 from tests.fl_server.running import ROOT
 from tests.fl_server.test_exchange_mode import Exchanged, PlainSite
@@ -83,7 +84,7 @@ def test_what_nobody_can_say_is_null(run: Path, tmp_path: Path) -> None:
 def test_what_a_folder_lacks_is_said(run: Path) -> None:
     text = (
         "measure fid needs moments of every site, site-0-0 released none: run with run-config "
-        "descriptors=moments, or fedprint fingerprint --also moments"
+        'descriptors="moments", or fedprint fingerprint --also moments'
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         distances(run, "fid")
@@ -131,6 +132,15 @@ def test_what_a_measure_returns_is_checked() -> None:
     text = "measure odd returned infinity: it must be NaN where nothing can be said"
     with pytest.raises(NotFinite, match=f"^{text}$"):
         Odd(np.full((2, 2), np.inf)).distances(tasks, tasks)
+
+
+def test_a_measure_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = Odd(np.zeros((2, 2)))
+    monkeypatch.setattr(odd, "matrix", lambda _sources, _targets: 1 / 0)
+    text = "measure odd failed (ZeroDivisionError: division by zero): mend it"
+    with pytest.raises(FedprintError, match=f"^{re.escape(text)}$") as caught:
+        compare(odd, make_tasks([0, 1]))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 @pytest.fixture(scope="module")
