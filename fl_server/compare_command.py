@@ -123,8 +123,9 @@ def _show(tables: Mapping[str, Any]) -> None:
     if tables["groups"] is not None:
         own = tables["groups"]
         typer.echo(
-            f"For comparison: fedprint groups, which is not told the number of families, finds "
-            f"{own['number']} groups (adjusted Rand index {own['adjusted_rand']:.2f})."
+            f"For comparison: fedprint groups, which is not told the number of families and takes "
+            f"the excess divergence, finds {own['number']} groups (adjusted Rand index "
+            f"{own['adjusted_rand']:.2f}); first partners are kin: {_cell(own['nearest'])}."
         )
     if tables["left_out"]:
         show_table("not computed", ["measures", "why"], _alike(tables["left_out"]))

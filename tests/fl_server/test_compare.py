@@ -96,8 +96,10 @@ def test_a_folder_of_fingerprints_is_compared(
     assert found["families"] == ["lungs"] * 2 + ["eyes"] * 2 + ["skin"] * 2
     assert found["nearest_by_chance"] == pytest.approx(1 / 5)
     assert [row["name"] for row in found["measures"]] == list(BKLD)
-    assert found["groups"] == {"number": 3, "adjusted_rand": 1.0}
-    assert "finds 3 groups (adjusted Rand index 1.00)" in result.output
+    assert found["groups"] == {"number": 3, "adjusted_rand": 1.0, "nearest": 1.0}
+    assert (
+        "finds 3 groups (adjusted Rand index 1.00); first partners are kin: 1.00." in result.output
+    )
     unweighted = found["measures"][1]
     assert (unweighted["adjusted_rand"], unweighted["nearest"]) == (1.0, 1.0)
     assert unweighted["bytes_per_site"] == np.mean(
