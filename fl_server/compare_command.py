@@ -108,11 +108,12 @@ def _show(tables: Mapping[str, Any]) -> None:
     names = [row["name"] for row in tables["measures"]]
     agrees = dict(zip(names, tables["agreement"], strict=True))
     found = tables["families"] is not None
-    columns = ["measure", "privacy", "sites", "bytes a site", "ms a pair"]
+    some = any(row["sites"] < len(tables["sites"]) for row in tables["measures"])  # else as titled
+    columns = ["measure", "privacy", *(["sites"] if some else []), "bytes a site", "ms a pair"]
     columns += ["adjusted Rand", "nearest is kin"] if found else []
     rows = []
     for row in tables["measures"]:
-        cells = [row["name"], row["privacy"], str(row["sites"])]
+        cells = [row["name"], row["privacy"], *([str(row["sites"])] if some else [])]
         cells += [
             _cell(row["bytes_per_site"], ",.0f"),
             _short(1000 * row["seconds_per_pair"]),

@@ -299,6 +299,19 @@ def test_measures_that_lack_the_same_share_a_row() -> None:
     assert compare_command._alike(left_out) == [("fed, task2vec", why), ("slow", "failed")]
 
 
+def test_sites_are_a_column_only_where_some_lack_something(
+    prints: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tasks_in(prints)
+    for tasks, shown in (
+        (whole, False),
+        ([Task(whole[0].name, 80, whole[0].spec), *whole[1:]], True),
+    ):
+        monkeypatch.setattr("fl_server.compare_data.tasks_in", lambda _run, t=tasks: t)
+        compare_command.compare(prints, measure=[BKLD[0]])
+        assert (" sites " in capsys.readouterr().out.split("privacy")[1].split("bytes")[0]) is shown
+
+
 def test_what_is_known_of_no_measure_is_no_column(capsys: pytest.CaptureFixture[str]) -> None:
     row: dict[str, Any] = {"measure": "vdna", "targets": 3}
     for name in ("over_default", *JUDGEMENTS):
