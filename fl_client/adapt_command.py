@@ -124,12 +124,12 @@ def _show(found: Adapted) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    names = ("val AUROC", "val BA", "test AUROC", "test BA", "test gain")
+    names = ("val AUROC", "val BA", "test AUROC", "test BA", "gain")
     table = Table(
         Column("way", overflow="fold"),
         Column("models", overflow="fold"),
         *(Column(name, justify="right", no_wrap=True) for name in names),
-        title=f"{found.site}: {found.epochs} epochs each",
+        title=f"{found.site}: {found.epochs} epochs each, gain in test BA over scratch",
     )
     for row in found.rows:
         scores = [f"{row.scores[name]:.3f}".replace("nan", "-") for name in found.columns]
