@@ -126,7 +126,8 @@ def _show(tables: Mapping[str, Any]) -> None:
         typer.echo(
             f"For comparison: fedprint groups, which is not told the number of families and takes "
             f"the excess divergence, finds {own['number']} group{'s' * (own['number'] > 1)} "
-            f"(adjusted Rand index {own['adjusted_rand']:.2f}); first partners are kin: {_cell(own['nearest'])}."
+            f"(adjusted Rand index {own['adjusted_rand']:.2f}); first partners are kin: "
+            f"{_cell(own['nearest'])}."
         )
     if tables["left_out"]:
         show_table("not computed", ["measures", "why"], _alike(tables["left_out"]))
