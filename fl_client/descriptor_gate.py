@@ -27,6 +27,8 @@ from protocol.spec import Spec
 from protocol.statement import RELEASE_VALIDITY, utc_now
 
 NOT_ALLOWED = "descriptors-not-allowed"
+LEAST_PATIENTS = 3
+"""Of each class whose moments leave: mean and variance of two values are the two values."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ class DescriptorGate:
         own, spec = self.gate, asked.spec
         with own.recorder.refusals(spec, asked.run, kind):
             may_leave(own.policy, kind, spec, own.site, asked.terms, simulated=self.simulated)
-            own.require_not_denied(spec)
-            fingerprint = self._fingerprint(spec)
+            self._fingerprint(spec)
             with turn(own.site.state):
                 made = self._made(asked, kind)
+            # computing takes its time: a person may step in, and images may change
+            fingerprint = self._fingerprint(spec)
             envelope = sign_descriptor(
                 own.site, kind, made, fingerprint, spec, own.policy, own.find_signer()
             )
@@ -77,7 +80,8 @@ class DescriptorGate:
         return describe_plain(own.site, asked.spec, kind, own.device)
 
     def _fingerprint(self, spec: Spec) -> str:
-        """Return the digest of the fingerprint that a descriptor goes with."""
+        """Return the digest of the fingerprint that a descriptor goes with, if none denied it."""
+        self.gate.require_not_denied(spec)
         kept = self.gate.kept(spec)
         if kept is None:
             raise PolicyError(
@@ -141,10 +145,10 @@ def may_leave(
             "have no preview: automatic = true would permit them",
         ),
         (
-            kind == "class-moments" and _smallest_class(site) < 2 and not simulated,
+            kind == "class-moments" and _smallest_class(site) < LEAST_PATIENTS and not simulated,
             "small-class",
-            f"class-moments of site {site.name} stay, for the mean of a class of one patient is "
-            "that patient's: leave the class out",
+            f"class-moments of site {site.name} stay, for mean and variance of one or two patients "
+            f"tell each one's features: leave classes of fewer than {LEAST_PATIENTS} out",
         ),
     )
     for refused, reason, message in refusals:

@@ -10,6 +10,7 @@ from fl_client.history import DEPARTURES, History
 from fl_client.kept_scores import KeptScores
 from fl_client.models import RunModels
 from fl_client.site import Site
+from fl_client.turns import turn
 from protocol.errors import PolicyError
 from protocol.orders import Order
 from protocol.score_records import ScoreRequest
@@ -78,7 +79,8 @@ def signed_scores(
         ``too-many-models``.
     """
     site, spec, run = gate.site, order.spec, order.run
-    with gate.judging(spec, run, SCORES):
+    # one request at a time: two at once would each score as many models as one may
+    with gate.judging(spec, run, SCORES), turn(site.state):
         gate.require_scores()
         release = _released(site, run)
         scored = KeptScores(site, order)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from fl_client.learner import Learner
 from fl_client.start import require_arrays
 from protocol.errors import BadShape, DigestMismatch, FedprintError, NotFinite
-from protocol.scores import ModelScores
+from protocol.scores import MOST_SCORE, ModelScores
 from protocol.sharing import BODY, HEAD, Arrays
 from protocol.weights import body_of, weights_sha256
 from strategies.transferability import score_model
@@ -51,10 +51,10 @@ def score(learner: Learner, model: Arrays, sha256: str) -> ModelScores:
         require_model(learner, model, sha256)
         labels = learner.data.labels[learner.data.splits["train"]]  # [n]
         values = score_model(*outputs(learner, model), labels)
-    except FedprintError as error:
+    except (FedprintError, ArithmeticError, ValueError) as error:  # the latter are numpy's, scipy's
         return ModelScores(model=sha256, unscored=str(getattr(error, "reason", UNDEFINED)))
-    finite = {name: value for name, value in values.items() if np.isfinite(value)}
-    rounded = {name: float(f"{value:.{DIGITS}g}") for name, value in finite.items()}
+    usable = {name: value for name, value in values.items() if abs(value) <= MOST_SCORE}  # no NaN
+    rounded = {name: float(f"{value:.{DIGITS}g}") for name, value in usable.items()}
     return ModelScores(model=sha256, values=rounded, unscored="" if rounded else UNDEFINED)
 
 

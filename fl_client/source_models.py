@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import safetensors.numpy
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,8 @@ from protocol.weights import body_of
 
 MOST_BYTES = 1 << 26
 """Largest file: an adapter of 4,096 features with 10,000 head rows is 4 MB."""
+MOST_WEIGHT = 1e6
+"""Largest absolute value in a model; those that were trained stay below a hundred."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,7 @@ def read_model(path: Path, features: int) -> SourceModel:
         arrays = safetensors.numpy.load(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is no model ({error}): name a safetensors file") from error
     shapes = {BODY + "weight": (HIDDEN, features), BODY + "bias": (HIDDEN,)}
     try:
@@ -80,6 +83,8 @@ def read_model(path: Path, features: int) -> SourceModel:
         raise DataError(
             f"{path}: {error}; name a model of the adapter recipe on {features} features"
         ) from error
+    if max(float(np.abs(value).max()) for value in body.values()) > MOST_WEIGHT:
+        raise DataError(f"{path} holds weights above {MOST_WEIGHT:g}: leave that model out")
     return SourceModel(path.stem, body)
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fl_client.device import choose_device
 from fl_client.model import SiteModel
+from protocol.errors import NotFinite
 
 DEFAULT_LR = {"adapter": 0.1, "fine-tune": 0.01}
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -137,6 +138,11 @@ def evaluate(model: SiteModel, data: TrainData, split: str) -> dict[str, float]:
         ``balanced_accuracy`` (mean recall over the classes present), ``auroc`` (macro,
         one against the rest; NaN where fewer than two classes are present), ``loss`` (class-
         weighted cross entropy). All NaN for an empty split.
+
+    Raises
+    ------
+    NotFinite
+        If what the model answers is not: it diverged, or started from what overflows.
     """
     indices = data.splits[split]
     if len(indices) == 0:
@@ -146,6 +152,10 @@ def evaluate(model: SiteModel, data: TrainData, split: str) -> dict[str, float]:
     with torch.inference_mode():
         device = next(model.parameters()).device
         logits = torch.cat([model(x.to(device)) for x, _ in DataLoader(subset, 256)]).cpu()
+    if not bool(torch.isfinite(logits).all()):
+        raise NotFinite(
+            "what the model answers is not finite: take a smaller learning rate, or another start"
+        )
     labels = data.labels[indices]
     loss = float(model.loss.cpu()(logits, torch.from_numpy(labels)))
     present = np.unique(labels)

@@ -21,6 +21,7 @@ from protocol.errors import FedprintError
 from protocol.files import atomic_write
 from protocol.runfiles import LeftOut, SiteMetrics
 from protocol.taskcard import class_keys
+from strategies.transferability import SCORES
 
 TEMPLATE = Path("fl_server/templates/report.html")
 REPORT = "report.html"
@@ -138,6 +139,7 @@ def _context(data: RunData) -> dict[str, Any]:
         "grounds": grounds(data.measure),
         "beside": data.beside,
         "single_features": any(entry.kind == "features" for entry in data.beside),
+        "by_scores": data.measure in SCORES,
         "heatmap": heatmap(data.sites, data.between, groups),
         "dendrogram": dendrogram(data.sites, data.linkage, groups) if leaves else None,
         "bars": bars(data.sites, metrics, groups, _chance(data)) if metrics else None,

@@ -51,8 +51,9 @@ def scored_sites(folder: Path) -> list[str]:
 def read_scores(folder: Path, releases: Mapping[str, VerifiedRelease]) -> ByTarget:
     """Read and verify the scores of a folder.
 
-    The key must be that of the target's fingerprint, which the scores must go with. Whether all
-    targets were sent the same models is for `fedprint verify` to say, which has the run's log.
+    The key must be that of the target's fingerprint, which the scores must go with; and all targets
+    must have scored the same models. Whether these are those of the sites is for `fedprint verify`
+    to say, which has the run's log.
 
     Parameters
     ----------
@@ -64,18 +65,27 @@ def read_scores(folder: Path, releases: Mapping[str, VerifiedRelease]) -> ByTarg
     Raises
     ------
     ConfigError
-        When a file goes with no fingerprint.
+        When a file goes with no fingerprint, or two are about different models of one site.
     VerificationError
         When one is not in order.
     """
     found: ByTarget = {}
+    first: dict[str, tuple[str, str]] = {}  # by source: its model, and who scored it first
     for site in scored_sites(folder):
         if site not in releases:
             raise ConfigError(
                 f"{folder} holds scores of {site}, and no fingerprint that they go with: bring it, "
                 f"or delete {FOLDER}/{site}{ENDING}"
             )
-        found[site] = _read(folder, site, releases[site]).by_measure()
+        scores = _read(folder, site, releases[site])
+        for source, scored in scores.models.items():
+            model, other = first.setdefault(source, (scored.model, site))
+            if model != scored.model:
+                raise ConfigError(
+                    f"{folder} holds scores of {other} and {site} that are of different models of "
+                    f"{source}: keep those of one run in {FOLDER}"
+                )
+        found[site] = scores.by_measure()
     return found
 
 

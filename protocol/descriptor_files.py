@@ -204,8 +204,8 @@ def _check(tensors: Mapping[str, NDArray[Any]], kind: Kind, sizes: Sizes) -> Non
 
 def _class_moments(tensors: Mapping[str, NDArray[Any]], sizes: Sizes) -> ClassMoments:
     counts = tensors["counts"]  # [c]
-    inside = bool(((counts >= 0) & (counts <= sizes.images)).all())  # else the sum might wrap
-    if not inside or int(counts.sum()) != sizes.images:
+    # the sum of int64 wraps: that of Python's integers does not
+    if bool((counts < 0).any()) or sum(counts.tolist()) != sizes.images:
         raise BadDescriptor(
             f"counts of the class-moments do not add up to their {sizes.images} images"
         )

@@ -35,7 +35,9 @@ LIMIT = 4 * 1024 * 1024
 
 MeasureName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 ReasonCode = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,40}$")]
-Score = Annotated[float, Field(allow_inf_nan=False)]
+MOST_SCORE = 1e9
+"""Largest absolute value of a score; those of real models are below a hundred."""
+Score = Annotated[float, Field(ge=-MOST_SCORE, le=MOST_SCORE, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):

@@ -36,7 +36,9 @@ def find_groups(between: FloatArray, options: GroupingOptions, apart: float | No
     The rule: of all cuts into 2 to k - 1 groups the one with the largest mean silhouette
     (Rousseeuw 1987) is taken if that is at least 0.25. Each piece is then looked into by itself,
     and cut where the largest is at least 0.5, until no piece is: one silhouette sees the widest
-    gaps only. The two thresholds are those of some and of reasonable structure.
+    gaps only. The two thresholds are those of some and of reasonable structure. A cut that only
+    sets lone sites aside leaves the threshold as it was, or one site that says what is absurd
+    would join all others in one group.
 
     Distances without a scale cannot tell sites that are all alike from sites that are all
     different. So without structure all are one group, as any two sites are: the guard that follows
@@ -81,7 +83,9 @@ def _pieces(between: FloatArray, members: list[int], needed: float) -> Partition
     if clear[best] < needed:
         return [members]
     pieces = [[members[i] for i in piece] for piece in cuts[best]]
-    return [part for piece in pieces for part in _pieces(between, piece, FURTHER)]
+    related = sum(len(piece) > 1 for piece in pieces)
+    further = FURTHER if related > 1 else needed
+    return [part for piece in pieces for part in _pieces(between, piece, further)]
 
 
 def _average_linkage(between: FloatArray) -> FloatArray:

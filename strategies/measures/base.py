@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ Need = Literal["fingerprint", "card", "moments", "class-moments", "fisher", "fea
 PrivacyClass = Literal["shareable", "shareable with noise", "local scoring", "simulation only"]
 
 ENTRY_POINTS = "fedprint.measures"
+LARGEST = 1e100
+"""Largest absolute value of a measure: sums and products of two stay finite."""
+_NAME = re.compile("[a-z0-9][a-z0-9-]{0,63}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +121,12 @@ class Measure(ABC):
 
         Raises
         ------
+        FedprintError
+            As the measure says, or if it fails otherwise, as one from another package may.
         BadShape, NotFinite
-            If the measure returns another shape, or infinite values.
+            If the measure returns another shape, or values that are infinite or as good as that.
         """
-        values = np.asarray(self.matrix(sources, targets), dtype=np.float64)  # [S, T]
+        values = self._numbers(sources, targets)
         if values.shape != (len(sources), len(targets)):
             raise BadShape(
                 f"measure {self.name} returned shape {values.shape} for {len(sources)} sources and "
@@ -130,7 +136,21 @@ class Measure(ABC):
             raise NotFinite(
                 f"measure {self.name} returned infinity: it must be NaN where nothing can be said"
             )
+        if (np.abs(values) > LARGEST).any():
+            raise NotFinite(f"measure {self.name} returned values above {LARGEST:g}: scale them")
         return values if self.direction == "lower" else -values
+
+    def _numbers(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
+        try:
+            values = np.asarray(self.matrix(sources, targets))
+            if values.dtype.kind not in "fiu":
+                raise TypeError(f"it returned {values.dtype} instead of numbers")
+            return values.astype(np.float64)
+        except FedprintError:
+            raise
+        except Exception as error:
+            fault = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise FedprintError(f"measure {self.name} failed ({fault}): mend it") from error
 
 
 def released(fingerprints: Sequence[Fingerprint], spec: Spec) -> list[Task]:
@@ -147,13 +167,34 @@ def register(measure: type[Measure]) -> type[Measure]:
     Raises
     ------
     ConfigError
-        If the name is taken by another class.
+        If the name is taken by another class, or the class does not say what `Measure` asks for.
     """
+    for what, valid in _claims(measure).items():
+        if not valid:
+            raise ConfigError(
+                f"measure {measure.__name__} has an unusable {what}: "
+                "see strategies.measures.Measure"
+            )
     known = _REGISTRY.get(measure.name)
     if known is not None and type(known) is not measure:
         raise ConfigError(f"measure {measure.name!r} is registered already: choose another name")
     _REGISTRY[measure.name] = measure()
     return measure
+
+
+def _claims(measure: type[Measure]) -> dict[str, bool]:
+    """Return whether each attribute of a measure, which files and commands rely on, is one."""
+    name, apart = getattr(measure, "name", None), measure.apart
+    needs = measure.needs if isinstance(measure.needs, frozenset) else frozenset({None})
+    return {
+        "name": isinstance(name, str) and _NAME.fullmatch(name) is not None,
+        "direction": measure.direction in get_args(Direction),
+        "needs": needs <= frozenset(get_args(Need)),
+        "privacy": measure.privacy in get_args(PrivacyClass),
+        "source": isinstance(measure.source, str),
+        "description": isinstance(measure.description, str),
+        "apart": apart is None or (isinstance(apart, (int, float)) and 0 < apart <= LARGEST),
+    }
 
 
 def get(name: str) -> Measure:

@@ -12,7 +12,7 @@ from protocol.descriptors import ClassMoments
 from protocol.spec import Spec
 from protocol.taskcard import TaskCard, class_keys
 from strategies.measures.base import FloatArray, Measure, Task, register
-from strategies.measures.needs import cards_of, class_moments_of, same_spec
+from strategies.measures.needs import cards_of, class_moments_of, few_classes, same_spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,10 @@ class Flux(Measure):
     description = "Euclidean distance between feature moments, of the task and of each class"
 
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
-        """Compare every source with every target, see `Measure.matrix`."""
+        """Compare every source with every target, see `Measure.matrix`.
+
+        Two tasks are not compared if they have too many classes, see `few_classes`.
+        """
         spec = same_spec(*sources, *targets)
         own, others = (
             [
@@ -102,4 +105,11 @@ class Flux(Measure):
             ]
             for tasks in (sources, targets)
         )
-        return np.array([[class_distance(s, t) for t in others] for s in own])
+        rows = [
+            [
+                class_distance(s, t) if few_classes(len(s.keys), len(t.keys)) else np.nan
+                for t in others
+            ]
+            for s in own
+        ]
+        return np.array(rows, dtype=np.float64)  # [S, T]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.measures.base import FloatArray, Measure, Need, Task, register
-from strategies.measures.needs import class_moments_of, features_of, same_spec
+from strategies.measures.needs import class_moments_of, features_of, few_classes, same_spec
 from strategies.transferability import even_sample, otce, otce_classes
 
 MOST = 300
@@ -48,10 +48,21 @@ class OtceOfClasses(Measure):
     description = "OTCE's entropy from transport between classes, by their means and variances"
 
     def matrix(self, sources: Sequence[Task], targets: Sequence[Task]) -> FloatArray:
-        """Compare every source with every target, see `Measure.matrix`."""
+        """Compare every source with every target, see `Measure.matrix`.
+
+        Two tasks are not compared if they have too many classes, see `few_classes`.
+        """
         same_spec(*sources, *targets)
         left, right = class_moments_of(sources), class_moments_of(targets)
-        rows = [[otce_classes(s, t).task_difference for t in right] for s in left]
+        rows = [
+            [
+                otce_classes(s, t).task_difference
+                if few_classes(len(s.counts), len(t.counts))
+                else np.nan
+                for t in right
+            ]
+            for s in left
+        ]
         return np.array(rows, dtype=np.float64)  # [S, T]
 
 

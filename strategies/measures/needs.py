@@ -15,6 +15,8 @@ from protocol.taskcard import TaskCard
 from strategies.measures.base import FloatArray, Measure, Need, Task, rows_of
 
 T = TypeVar("T")
+MOST_PAIRS = 1_000_000
+"""Pairs of classes of two tasks."""
 
 _NAMES: dict[Need, str] = {
     "fingerprint": "the fingerprint",
@@ -118,6 +120,14 @@ def class_moments_of(tasks: Sequence[Task]) -> list[ClassMoments]:
         _check(task, "class means", moments.means, (c, m))
         _check(task, "class variances", moments.variances, (c, m))
     return found
+
+
+def few_classes(source: int, target: int) -> bool:
+    """Tell whether two tasks have so few classes that all pairs of them can be compared.
+
+    A card may name 10,000 classes, and what takes all pairs of so many takes minutes and gigabytes.
+    """
+    return source * target <= MOST_PAIRS
 
 
 def fisher_of(tasks: Sequence[Task]) -> list[Fisher]:

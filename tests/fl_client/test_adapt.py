@@ -27,7 +27,7 @@ from fl_client.source_moments import read_class_moments
 from fl_client.splits import split_site
 from protocol.descriptor_files import to_bytes
 from protocol.descriptors import ClassMoments
-from protocol.errors import ConfigError, DataError
+from protocol.errors import ConfigError, DataError, NotFinite
 from protocol.sharing import BODY, HIDDEN, initial_adapter, initial_rows
 from protocol.spec import Spec
 
@@ -205,6 +205,9 @@ def test_files_of_others_are_checked(tmp_path: Path, models: list[Path], spec: S
         gap = "" if text.startswith("'") else " "
         with refused(f"{path}: the model{gap}{text}{end}"):
             read_model(path, m)
+    safetensors.numpy.save_file({n: np.full_like(v, -1e30) for n, v in good.items()}, path)
+    with refused(f"{path} holds weights above 1e+06: leave that model out"):
+        read_model(path, m)
     twin = tmp_path / models[0].name
     twin.write_bytes(models[0].read_bytes())
     with refused("two models are called model-1: rename one of the files"):
@@ -222,6 +225,19 @@ def test_moments_of_others_are_checked(tmp_path: Path, moments: Path, spec: Spec
         read_class_moments(moments, 9)
 
 
+@pytest.mark.parametrize("dtype", ["BOOL", "F16", "F64", "BF16", "F8_E4M3", "C64", "U64", "none"])
+def test_tensors_of_any_other_type_are_refused(tmp_path: Path, dtype: str) -> None:
+    size = {"F16": 2, "BF16": 2, "F64": 8, "C64": 8, "U64": 8}.get(dtype, 1)
+    data = b"\x7f\xf0" * size  # 2 values, not finite where they are floating
+    header = json.dumps({"counts": {"dtype": dtype, "shape": [2], "data_offsets": [0, len(data)]}})
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + data)
+    for read in (read_class_moments, read_model):
+        with pytest.raises(DataError, match=r"x\.safetensors") as caught:
+            read(path, 512)
+        assert "\n" not in str(caught.value)
+
+
 def test_moments_of_projected_features_cannot_tune(
     adaptation: Adaptation, models: list[Path], spec: Spec
 ) -> None:
@@ -236,6 +252,13 @@ def test_moments_of_projected_features_cannot_tune(
     brief = Adaptation(adaptation.learner.site, spec, Budget(epochs=3), "cpu")
     with refused("3 epochs are too few to tune: take 4", ConfigError):
         brief.otce(read_model(models[0], spec.features), few)
+
+
+def test_training_that_diverges_says_so(site: Site, spec: Spec) -> None:
+    wild = Adaptation(site, spec, Budget(epochs=3, learning_rate=1e30), "cpu")
+    text = "what the model answers is not finite: take a smaller learning rate, or another start"
+    with refused(text, NotFinite):
+        wild.scratch()
 
 
 def row(way: str, auroc: float, test: float) -> Row:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from typer.testing import CliRunner
 from fl_client import client_app
 from fl_client.commands import register
 from fl_client.describe import describe
+from fl_client.descriptor_making import describe_plain
 from fl_client.history import History
 from fl_client.policy import Policy
+from fl_client.requests import Requests
 from fl_client.site import read_site
 from fl_client.spec_commands import spec_json
 from protocol.descriptor_records import (
@@ -200,19 +203,54 @@ def test_what_the_policy_does_not_permit_stays(
     assert (last.decision, last.arm, last.reason) == ("refused", kind, reason)
 
 
-def test_class_of_one_patient_keeps_its_moments(tmp_path: Path, spec: Spec) -> None:
+@pytest.mark.parametrize("patients", [1, 2])
+def test_class_of_two_patients_keeps_its_moments(tmp_path: Path, spec: Spec, patients: int) -> None:
     save_private_key(tmp_path / "key.pem", generate_key())
-    folder = write_classes(tmp_path / "north", {"a": 5, "b": 1})
+    folder = write_classes(tmp_path / "north", {"a": 9 - patients, "b": patients})
     fingerprinted(folder, spec)
     reply = asked(folder, spec, "class-moments", "moments")
     assert list(reply.sent) == ["moments"]
-    assert reply.refused["class-moments"][0] == "small-class"
+    assert reply.refused["class-moments"] == (
+        "small-class",
+        "site policy: class-moments of site north stay, for mean and variance of one or two "
+        "patients tell each one's features: leave classes of fewer than 3 out",
+    )
 
 
 def test_descriptors_go_with_a_released_fingerprint_only(folder: Path, spec: Spec) -> None:
     reply = asked(folder, spec, "moments")
     assert reply.refused["moments"][0] == "no-fingerprint"
     assert "has released no fingerprint by spec tiny" in reply.refused["moments"][1]
+
+
+def change_an_image(folder: Path, _spec: Spec) -> None:
+    first, second = sorted((folder / "a").iterdir())[:2]
+    first.write_bytes(second.read_bytes())
+
+
+def deny(folder: Path, spec: Spec) -> None:
+    Requests(folder / ".fedprint").deny(spec)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "reason"), [(change_an_image, "no-fingerprint"), (deny, "denied")]
+)
+def test_what_happens_while_it_is_computed_counts(
+    folder: Path,
+    spec: Spec,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[Path, Spec], None],
+    reason: str,
+) -> None:
+    def slow(*arguments: Any) -> Any:
+        made = describe_plain(*arguments)
+        meanwhile(folder, spec)
+        return made
+
+    fingerprinted(folder, spec)
+    monkeypatch.setattr("fl_client.descriptor_gate.describe_plain", slow)
+    reply = asked(folder, spec, "moments")
+    assert (reply.sent, reply.refused["moments"][0]) == ({}, reason)
 
 
 def test_one_refusal_costs_one_kind(folder: Path, spec: Spec) -> None:

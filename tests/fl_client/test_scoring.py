@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fl_client.learner import Learner
 from fl_client.node import _read_site
 from fl_client.scoring import outputs, require_model, score
 from fl_client.site import read_site
+from fl_client.turns import LOCK
 from protocol.envelope import own_key
 from protocol.errors import BadDtype, BadShape, DigestMismatch, FedprintError, NotFinite
 from protocol.orders import order_from_config
@@ -217,6 +219,29 @@ def test_one_bad_model_costs_only_its_own_score(folder: Path, spec: Spec) -> Non
     assert not found["bad"].values
 
 
+@pytest.mark.parametrize(
+    ("found", "left"),
+    [
+        (np.linalg.LinAlgError("not positive definite"), ({}, "undefined")),
+        (OverflowError("too large"), ({}, "undefined")),
+        ({"leep": -1.0, "nce": np.nan, "logme": 1e300}, ({"leep": -1.0}, "")),
+        ({"logme": -np.inf}, ({}, "undefined")),
+    ],
+)
+def test_a_model_that_breaks_the_arithmetic_costs_only_its_own_score(
+    folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch, found: Any, left: Any
+) -> None:
+    def scored(*_: Any) -> dict[str, float]:
+        if isinstance(found, Exception):
+            raise found
+        return dict(found)
+
+    monkeypatch.setattr("fl_client.scoring.score_model", scored)
+    model = model_of(1)
+    one = score(learner(folder, spec), model, weights_sha256(model))
+    assert (one.values, one.unscored) == left
+
+
 def test_models_in_several_messages_are_all_in_the_last_answer(folder: Path, spec: Spec) -> None:
     release = Coordinator(folder, spec).release
     first, last = model_of(1), model_of(2)
@@ -240,6 +265,24 @@ def test_a_model_is_scored_once_and_not_too_many_are(
     assert after.models == before.models
     more = refusal(ask_scores(folder, spec, request({"west": model_of(2)})))
     assert more == ("too-many-models", "site north scores at most 1 models for run run-1")
+
+
+def test_two_requests_at_once_do_not_score_twice_as_many_models(
+    folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Coordinator(folder, spec)
+    monkeypatch.setattr("fl_client.kept_scores.MOST_MODELS", 1)
+    state, taken = folder / ".fedprint", []
+
+    def while_another_scores(*_: Any) -> dict[str, float]:
+        with (state / LOCK).open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken.append(1)
+        return {"leep": -1.0}
+
+    monkeypatch.setattr("fl_client.scoring.score_model", while_another_scores)
+    ask_scores(folder, spec, request({"south": model_of(1)}))
+    assert taken == [1]
 
 
 def test_changed_images_are_scored_anew(folder: Path, spec: Spec) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fl_server.decisions import compare
 from fl_server.measure_commands import distances, groups, measures
 from fl_server.tasks import tasks_of_folder
 from protocol.errors import BadShape, ConfigError, FedprintError, NotFinite
-from strategies.measures import LargeUnweighted, Measure, available, get
+from strategies.measures import LargeUnweighted, Measure, available, get, register
 from tests.fl_server.running import ROOT
 from tests.fl_server.test_exchange_mode import Exchanged, PlainSite
 from tests.strategies.measures.made_up import make_tasks
@@ -132,15 +133,44 @@ def test_what_a_measure_returns_is_checked() -> None:
     text = "measure odd returned infinity: it must be NaN where nothing can be said"
     with pytest.raises(NotFinite, match=f"^{text}$"):
         Odd(np.full((2, 2), np.inf)).distances(tasks, tasks)
+    with pytest.raises(NotFinite, match=r"^measure odd returned values above 1e\+100: scale them$"):
+        Odd(np.full((2, 2), -1e308)).distances(tasks, tasks)
+    text = "measure odd failed (TypeError: it returned complex128 instead of numbers): mend it"
+    with pytest.raises(FedprintError, match=f"^{re.escape(text)}$"):
+        Odd(np.zeros((2, 2), complex)).distances(tasks, tasks)
 
 
-def test_a_measure_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = Odd(np.zeros((2, 2)))
-    monkeypatch.setattr(odd, "matrix", lambda _sources, _targets: 1 / 0)
-    text = "measure odd failed (ZeroDivisionError: division by zero): mend it"
-    with pytest.raises(FedprintError, match=f"^{re.escape(text)}$") as caught:
-        compare(odd, make_tasks([0, 1]))
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("name", "../../etc/odd"),
+        ("name", 5),
+        ("direction", "up"),
+        ("needs", "moments"),
+        ("needs", frozenset({"genome"})),
+        ("privacy", "none"),
+        ("source", None),
+        ("description", None),
+        ("apart", -1.0),
+        ("apart", np.nan),
+    ],
+)
+def test_a_measure_that_says_nothing_usable_is_not_registered(attribute: str, value: Any) -> None:
+    text = f"measure Claims has an unusable {attribute}: see strategies.measures.Measure"
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        register(type("Claims", (Odd,), {attribute: value}))
+    assert "claims" not in available()
+
+
+def test_a_measure_that_fails_says_so_in_one_line() -> None:
+    class Failing(Odd):
+        def matrix(self, sources, targets):  # type: ignore[no-untyped-def]
+            raise ValueError("a\nb")
+
+    tasks = make_tasks([0, 1])
+    text = "measure odd failed (ValueError: a b): mend it"
+    with pytest.raises(FedprintError, match=f"^{re.escape(text)}$"):
+        compare(Failing(np.zeros(2)), tasks)
 
 
 @pytest.fixture(scope="module")

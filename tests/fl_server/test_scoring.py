@@ -31,6 +31,7 @@ from fl_server.verify_run import verify_run
 from fl_server.verify_scores import check_signed_scores
 from protocol.errors import ConfigError, DigestMismatch, FedprintError, UnknownKey
 from protocol.keys import generate_node_key
+from protocol.score_records import Candidate, from_scores, to_score_request
 from protocol.sharing import BODY, HIDDEN, initial_rows
 from protocol.verify import read_fingerprints
 from strategies.suspicion import Suspicion
@@ -365,6 +366,21 @@ def test_a_folder_of_scores_is_verified_when_it_is_read(deployed: Deployed) -> N
     )
 
 
+def test_scores_of_different_models_are_not_compared(deployed: Deployed) -> None:
+    deployed.go(scores=True)
+    site = site_of(deployed, "site-1-1")
+    [candidate] = [Candidate(source="site-0-0", sha256="0" * 64)]
+    site.known = {"site-0-0": "0" * 64}
+    envelope = from_scores(site.score(to_score_request("n", [candidate], {})))
+    (deployed.out / "scores" / "site-1-1.dsse.json").write_bytes(envelope)
+    with pytest.raises(ConfigError) as caught:
+        tasks_of_folder(deployed.out)
+    assert str(caught.value) == (
+        f"{deployed.out} holds scores of site-0-0 and site-1-1 that are of different models of "
+        "site-0-0: keep those of one run in scores"
+    )
+
+
 def test_scores_go_with_one_fingerprint(deployed: Deployed) -> None:
     deployed.go(scores=True)
     _, releases = read_fingerprints(deployed.out)
@@ -396,6 +412,7 @@ def test_a_run_decides_by_the_scores(deployed: Deployed) -> None:
     assert found == {t: {s: -v for s, v in by["logme"].items()} for t, by in EXPECTED.items()}
     nearest = deployed.read("groups.json")["sites"]["site-0-0"]["partners"][0]["site"]
     assert nearest == "site-0-1"
+    assert "nobody else can compute them again" in (deployed.out / "report.html").read_text()
     assert deployed.is_whole()
     assert deployed.groups() == [["site-0-0", "site-0-1"], ["site-1-0", "site-1-1"], ["site-2-0"]]
 

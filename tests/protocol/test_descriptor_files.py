@@ -162,6 +162,14 @@ def test_everything_else_is_refused(
         from_bytes(make(), kind, SIZES)
 
 
+def test_counts_that_wrap_around_do_not_add_up() -> None:
+    counts = np.full(2049, 2**53, np.int64)  # 2048 of them are 0 as int64
+    zeros = np.zeros((2049, 1), np.float32)
+    data = safetensors.numpy.save({"counts": counts, "means": zeros, "variances": zeros})
+    with pytest.raises(BadDescriptor, match="do not add up to their 9007199254740992 images"):
+        from_bytes(data, "class-moments", Sizes(width=1, classes=2049, images=2**53))
+
+
 @given(st.binary(max_size=300), st.sampled_from(KINDS))
 def test_noise_is_never_anything_but_refused(data: bytes, kind: Kind) -> None:
     with pytest.raises(VerificationError):

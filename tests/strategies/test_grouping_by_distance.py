@@ -51,7 +51,9 @@ def by_hand(between: np.ndarray, members: list[int], needed: float) -> list[list
         return [members]
     labels = cuts[int(np.argmax(scores))]
     pieces = [[members[i] for i in np.flatnonzero(labels == c)] for c in np.unique(labels)]
-    return [part for piece in pieces for part in by_hand(between, piece, 0.5)]
+    alone = sum(len(piece) == 1 for piece in pieces)
+    further = 0.5 if len(pieces) - alone > 1 else needed
+    return [part for piece in pieces for part in by_hand(between, piece, further)]
 
 
 @settings(deadline=None, max_examples=40)
@@ -60,6 +62,17 @@ def test_cuts_are_those_of_the_best_silhouette(seed: int, k: int) -> None:
     between = squareform(pdist(np.random.default_rng(seed).normal(size=(k, 2))))
     found = find_groups(between, OPTIONS)
     assert found.groups == sorted(by_hand(between, list(range(k)), 0.25))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000), st.integers(2, 12), st.sampled_from([1e3, 1e9, 1e80]))
+def test_one_site_that_says_what_is_absurd_groups_nobody_else(
+    seed: int, k: int, far: float
+) -> None:
+    between = squareform(pdist(np.random.default_rng(seed).normal(size=(k, 2))))
+    wider = np.full((k + 1, k + 1), far)
+    wider[:k, :k], wider[k, k] = between, 0.0
+    assert find_groups(wider, OPTIONS).groups == [*find_groups(between, OPTIONS).groups, [k]]
 
 
 def test_groups_within_groups_are_found() -> None:

@@ -1,12 +1,14 @@
 """OTCE as a measure: the pure functions over tasks, and no more images than are needed."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from protocol.descriptors import ClassMoments, Features
 from protocol.errors import ConfigError
+from protocol.taskcard import ClassCard, TaskCard
 from strategies.measures import Task, get
 from strategies.measures.label_transport import MOST
 from strategies.transferability import even_sample, otce, otce_classes
@@ -52,6 +54,19 @@ def test_large_tasks_are_thinned_evenly() -> None:
     chosen = even_sample(labels, 100)
     assert len(set(chosen)) == 100
     np.testing.assert_allclose(np.bincount(labels[chosen]), [60, 30, 10], atol=1)
+
+
+@pytest.mark.parametrize("measure", ["otce-classes", "flux"])
+def test_a_site_that_names_ten_thousand_classes_costs_only_itself(measure: str) -> None:
+    def named(task: Task, classes: int) -> Task:
+        names = [ClassCard(name=f"class {number}") for number in range(classes)]
+        return replace(task, card=TaskCard(name="tissue", classes=names))
+
+    many = ClassMoments(np.ones(10_000, np.int64), np.zeros((10_000, 8)), np.zeros((10_000, 8)))
+    hostile = Task("many", 10_000, SPEC, class_moments=many)
+    tasks = [named(TASKS[0], 3), named(hostile, 10_000)]
+    found = get(measure).distances(tasks, tasks)
+    np.testing.assert_array_equal(np.isnan(found), [[False, False], [False, True]])
 
 
 def test_what_was_not_released_is_named() -> None:
