@@ -63,7 +63,8 @@ class Policy(BaseModel):
         moments do, with noise of their own. Raw ``features`` never leave, but where all sites are
         simulated on one machine.
     scores : bool
-        Whether it also tells how well models of other sites fit its training images.
+        Whether it also tells how well models of other sites fit its training images. A made-up model
+        makes that a question about single images, which no noise answers.
     release : {"private", "plain"}
         The least protection that a fingerprint leaves with: noise always, or noise where the
         coordinator asks for it.
@@ -90,7 +91,7 @@ class Policy(BaseModel):
     training: StrictBool = True
     plans: StrictBool = True
     descriptors: list[Kind] = []
-    scores: StrictBool = True
+    scores: StrictBool = False
     release: Literal["private", "plain"] = "private"
     epsilon: float = Field(default=EPSILON, ge=LEAST_EPSILON, le=MOST_EPSILON)
     delta: float = Field(default=DELTA, ge=LEAST_DELTA, le=MOST_DELTA)
@@ -111,12 +112,13 @@ class Policy(BaseModel):
 def local_policy(**changes: Any) -> Policy:
     """Return the policy of commands that a person at the site starts: any spec, two images.
 
-    It adds noise where it is asked for, as much as is asked for, and permits every descriptor.
+    It adds noise where it is asked for, as much as is asked for, and permits every descriptor and score.
     """
     limits = {
         "epsilon": MOST_EPSILON,
         "budget_epsilon": MOST_EPSILON,
         "descriptors": [*KINDS],
+        "scores": True,
     }
     allowed = {"specs": ["*"], "min_images": 2, "automatic": True, "release": "plain"}
     return Policy.model_validate({"name": "local commands", **allowed, **limits, **changes})

@@ -75,10 +75,10 @@ plans = true
 # they leave only where automatic = true.
 descriptors = []
 
-# false: the site does not score models of other sites. Scores say how well such a model fits the
-#        site's training images: a few numbers a model, without noise, and no image leaves. Who makes
-#        models up can tell by them whether an image that it guesses is among these.
-scores = true
+# true: the site scores models of other sites. Scores say how well such a model fits the site's
+#       training images: a few numbers a model, without noise, and no image leaves. Who makes models
+#       up can tell by them whether an image that it guesses is among these.
+scores = false
 """
 
 _PROPERTIES = [

@@ -198,20 +198,20 @@ def test_a_policy_in_words(north: SiteSettings) -> None:
     assert findings == {
         "policy": "lets fingerprints of lite0-private go after a person approved, from 20 images "
         "and 1 patients on, up to 1000 bins, with noise (epsilon 2 at delta 1e-05 each, 8 in all), "
-        "and takes part in training, trials, plans and scores of others' models",
+        "and takes part in training, trials and plans",
         "ledger": "0 % of the privacy budget is spent",
     }
     north.policy.write_text('specs = ["*"]\nautomatic = true\nrelease = "plain"\n')
     policy, _ = check_setup.check_policy(Visit(north, 0))
     assert policy.found == (
         "lets fingerprints of any spec go without asking, from 10 images and 1 patients on, with "
-        "noise where the coordinator asks for it, else plain, and takes part in training, trials, "
-        "plans and scores of others' models"
+        "noise where the coordinator asks for it, else plain, and takes part in training, trials "
+        "and plans"
     )
-    north.policy.write_text('specs = ["*"]\nrelease = "plain"\nplans = false\n')
+    north.policy.write_text('specs = ["*"]\nplans = false\nscores = true\n')
     policy, _ = check_setup.check_policy(Visit(north, 0))
     assert policy.found.endswith(", and takes part in training and scores of others' models")
-    north.policy.write_text('specs = ["*"]\nplans = false\nscores = false\n')
+    north.policy.write_text('specs = ["*"]\nplans = false\n')
     policy, _ = check_setup.check_policy(Visit(north, 0))
     assert policy.found.endswith(", and takes part in training")
 

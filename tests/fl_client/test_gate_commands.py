@@ -116,7 +116,7 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
     assert found["receiver"]["authority"] == sha256_hex(AUTHORITY.encode())
     assert found["policy"]["training"] is True
     assert found["policy"]["plans"] is True
-    assert found["policy"]["scores"] is True
+    assert found["policy"]["scores"] is False
     assert found["task_card"]["shares_weights"] is False
     assert (found["request"]["run"], found["request"]["times"]) == ("run-1", 1)
     assert found["task_card"]["classes"] == [
@@ -133,7 +133,7 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
         "approving this also lets the site train with its group: yes (policy: training)",
         "with training it tries other architectures, augmentation and starting weights for its "
         "group, and trains as a plan of its coordinator says: yes (policy: plans)",
-        "with training it tells how well models of other sites fit its images: yes (policy: "
+        "with training it tells how well models of other sites fit its images: no (policy: "
         "scores)",
         "weights trained on these images stay with the run and its group (site.toml: "
         "shares_weights = false)",

@@ -58,6 +58,9 @@ def learner(folder: Path, spec: Spec) -> Learner:
     return Learner(read_site(folder), spec, "adapter", "cpu", 0)
 
 
+SCORING = f"{AUTOMATIC}scores = true\n"
+
+
 def request(models: dict[str, Arrays], also: dict[str, str] | None = None) -> RecordDict:
     """Return a request to score models, and others that came before."""
     digests = {source: weights_sha256(model) for source, model in models.items()} | (also or {})
@@ -67,6 +70,7 @@ def request(models: dict[str, Arrays], also: dict[str, str] | None = None) -> Re
 
 
 def ask_scores(folder: Path, spec: Spec, content: RecordDict, **own: Any) -> RecordDict:
+    own.setdefault("policy_text", SCORING)
     return ask(folder, "query.score", config_for(spec, arm="alone"), content=content, **own)
 
 
@@ -303,18 +307,18 @@ def test_changed_images_are_scored_anew(folder: Path, spec: Spec) -> None:
     ("policy", "answer"),
     [
         (
-            "scores = false\n",
+            "",
             (
                 "scores-not-allowed",
                 "site policy: site north scores no models of others: scores = true would permit it",
             ),
         ),
         (
-            "training = false\n",
+            "scores = true\ntraining = false\n",
             ("training-not-allowed", "site policy: site north gives fingerprints only"),
         ),
         (
-            "max_bins = 5\n",
+            "scores = true\nmax_bins = 5\n",
             (
                 "too-many-bins",
                 "site policy: spec tiny has 10 bins, at most 5 are allowed",
@@ -332,7 +336,7 @@ def test_a_policy_may_refuse(
 
 
 def test_approve_first_holds_for_models_and_scores(folder: Path, spec: Spec) -> None:
-    waiting = AUTOMATIC.replace("automatic = true", "automatic = false")
+    waiting = SCORING.replace("automatic = true", "automatic = false")
     asked = (
         ask(folder, "query.model", config_for(spec, arm="alone"), policy_text=waiting),
         ask_scores(folder, spec, request({"south": model_of(1)}), policy_text=waiting),

@@ -92,7 +92,7 @@ def test_fingerprints_wait_for_a_person_unless_told_otherwise(root: Path) -> Non
     assert init(root, "south", "--automatic") == 0
     policy = load_policy(root / "north" / "policy.toml")
     assert policy.plans
-    assert policy.scores
+    assert not policy.scores
     named = policy.model_copy(update={"name": "x"})
     assert named == Policy(
         name="x",
