@@ -126,10 +126,10 @@ def _show(found: Adapted) -> None:
 
     names = ("val AUROC", "val BA", "test AUROC", "test BA", "gain")
     table = Table(
-        Column("way"),
-        Column("models"),
+        Column("way", overflow="fold"),
+        Column("models", overflow="fold"),
         *(Column(name, justify="right", no_wrap=True) for name in names),
-        title=f"{found.site}: {found.epochs} epochs each",
+        title=f"{found.site}: {found.epochs} epochs each, gain in test BA over scratch",
     )
     for row in found.rows:
         scores = [f"{row.scores[name]:.3f}".replace("nan", "-") for name in found.columns]

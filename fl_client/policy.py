@@ -63,8 +63,8 @@ class Policy(BaseModel):
         moments do, with noise of their own. Raw ``features`` never leave, but where all sites are
         simulated on one machine.
     scores : bool
-        Whether it also tells how well models of other sites fit its training images. A made-up model
-        makes that a question about single images, which no noise answers.
+        Whether it also tells how well models of other sites fit its training images. A made-up
+        model makes that a question about single images, which no noise answers.
     release : {"private", "plain"}
         The least protection that a fingerprint leaves with: noise always, or noise where the
         coordinator asks for it.
@@ -112,7 +112,8 @@ class Policy(BaseModel):
 def local_policy(**changes: Any) -> Policy:
     """Return the policy of commands that a person at the site starts: any spec, two images.
 
-    It adds noise where it is asked for, as much as is asked for, and permits every descriptor and score.
+    It adds noise where it is asked for, as much as is asked for, and permits every descriptor and
+    score.
     """
     limits = {
         "epsilon": MOST_EPSILON,

@@ -46,6 +46,25 @@ class Computed:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Grouped:
+    """What a run does by default, which takes more than the distances of one measure.
+
+    Parameters
+    ----------
+    number : int
+        How many groups it finds.
+    adjusted_rand : float
+        Of these groups.
+    nearest : float or None
+        Share of the targets whose first partner is of their family, among those that have kin.
+    """
+
+    number: int
+    adjusted_rand: float
+    nearest: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """All measures of a folder, judged.
@@ -70,9 +89,8 @@ class Comparison:
         For each scenario and metric, shape ``[n, judgement, target]``, see `judged_by_transfer`.
     by_chance : list of ndarray
         The same of sources in random order, shape ``[judgement, target]``.
-    grouped : tuple of int and float, or None
-        How many groups a run would make by default, and their adjusted Rand index; None where
-        families or a fingerprint are not known.
+    grouped : Grouped or None
+        What a run would do by default; None where families or a fingerprint are not known.
     """
 
     tasks: list[str]
@@ -84,7 +102,7 @@ class Comparison:
     measured: list[Measured] = field(default_factory=list)
     judged: list[Floats] = field(default_factory=list)
     by_chance: list[Floats] = field(default_factory=list)
-    grouped: tuple[int, float] | None = None
+    grouped: Grouped | None = None
 
 
 def compare(
@@ -152,16 +170,26 @@ def compute(measure: Measure, tasks: Sequence[Task]) -> Computed | str:
     return Computed(measure, distances, whole, seconds / distances.size)
 
 
-def _grouped(tasks: Sequence[Task], families: Sequence[str]) -> tuple[int, float] | None:
-    """Group tasks as a run does by default, which takes more than distances, and judge that."""
+def _grouped(tasks: Sequence[Task], families: Sequence[str]) -> Grouped | None:
+    """Group tasks as a run does by default, and judge that."""
     from sklearn.metrics import adjusted_rand_score
 
     prints = [task.fingerprint for task in tasks if task.fingerprint is not None]
     if len(prints) < len(tasks):
         return None
-    groups = group(prints, tasks[0].spec).groups
-    home = {site: each.name for each in groups for site in each.sites}
-    return len(groups), float(adjusted_rand_score(families, [home[task.name] for task in tasks]))
+    found = group(prints, tasks[0].spec)
+    home = {site: each.name for each in found.groups for site in each.sites}
+    family = {task.name: name for task, name in zip(tasks, families, strict=True)}
+    kin = [
+        family[found.sites[site].partners[0].site] == own
+        for site, own in family.items()
+        if families.count(own) > 1 and found.sites[site].partners
+    ]
+    return Grouped(
+        len(found.groups),
+        float(adjusted_rand_score(families, [home[task.name] for task in tasks])),
+        sum(kin) / len(kin) if kin else None,
+    )
 
 
 def _timed(measure: Measure, tasks: Sequence[Task]) -> tuple[Floats, float]:

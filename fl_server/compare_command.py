@@ -108,14 +108,15 @@ def _show(tables: Mapping[str, Any]) -> None:
     names = [row["name"] for row in tables["measures"]]
     agrees = dict(zip(names, tables["agreement"], strict=True))
     found = tables["families"] is not None
-    columns = ["measure", "privacy", "sites", "bytes a site", "ms a pair"]
+    some = any(row["sites"] < len(tables["sites"]) for row in tables["measures"])  # else as titled
+    columns = ["measure", "privacy", *(["sites"] if some else []), "bytes a site", "ms a pair"]
     columns += ["adjusted Rand", "nearest is kin"] if found else []
     rows = []
     for row in tables["measures"]:
-        cells = [row["name"], row["privacy"], str(row["sites"])]
+        cells = [row["name"], row["privacy"], *([str(row["sites"])] if some else [])]
         cells += [
             _cell(row["bytes_per_site"], ",.0f"),
-            _cell(1000 * row["seconds_per_pair"], ".2g"),
+            _short(1000 * row["seconds_per_pair"]),
         ]
         cells += [_cell(row["adjusted_rand"]), _cell(row["nearest"])] if found else []
         rows.append([*cells, _likest(row["name"], agrees[row["name"]], names)])
@@ -123,14 +124,23 @@ def _show(tables: Mapping[str, Any]) -> None:
     if tables["groups"] is not None:
         own = tables["groups"]
         typer.echo(
-            f"For comparison: fedprint groups, which is not told the number of families, finds "
-            f"{own['number']} groups (adjusted Rand index {own['adjusted_rand']:.2f})."
+            f"For comparison: fedprint groups, which is not told the number of families and takes "
+            f"the excess divergence, finds {own['number']} group{'s' * (own['number'] > 1)} "
+            f"(adjusted Rand index {own['adjusted_rand']:.2f}); first partners are kin: "
+            f"{_cell(own['nearest'])}."
         )
     if tables["left_out"]:
-        gone = list(tables["left_out"].items())
-        show_table("not computed", ["measure", "why"], gone)
+        show_table("not computed", ["measures", "why"], _alike(tables["left_out"]))
     for where in dict.fromkeys(_where(row) for row in tables["transfer"]):
         _show_transfer(where, [row for row in tables["transfer"] if _where(row) == where])
+
+
+def _alike(left_out: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the measures that one and the same keeps from being computed in one row."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        by_reason.setdefault(why.removeprefix(f"measure {name} "), []).append(name)
+    return [(", ".join(names), why) for why, names in by_reason.items()]
 
 
 def _title(tables: Mapping[str, Any]) -> str:
@@ -163,19 +173,21 @@ def _show_transfer(where: Sequence[str], transfer: Sequence[Mapping[str, Any]]) 
     from strategies.transfer_evidence import JUDGEMENTS
 
     whose = "the run's own trials" if origin == "run" else "recorded outcomes"
+    heads = ("weightedtau", "over_default", *JUDGEMENTS[1:])
+    words = ["weighted tau", f"minus {REFERENCE}", "Spearman", "Kendall"]
+    words += ["percentile of first shot", "its gain"]
+    known = [
+        (name, word)
+        for name, word in zip(heads, words, strict=True)
+        if any(row[name] is not None for row in transfer)
+    ]
     rows = [
-        [
-            row["measure"],
-            str(row["targets"]),
-            *(_with_interval(row, name) for name in ("weightedtau", "over_default")),
-            *(_with_interval(row, name) for name in JUDGEMENTS[1:]),
-        ]
+        [row["measure"], str(row["targets"]), *(_with_interval(row, name) for name, _ in known)]
         for row in transfer
     ]
-    columns = ["measure", "targets", "weighted tau", f"minus {REFERENCE}", "Spearman", "Kendall"]
     show_table(
         f"{scenario}, {metric}, {whose}: mean over targets with 95 % intervals",
-        [*columns, "percentile of first shot", "its gain"],
+        ["measure", "targets", *(word for _, word in known)],
         rows,
     )
 

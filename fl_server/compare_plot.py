@@ -15,6 +15,7 @@ from protocol.errors import ConfigError
 __all__ = ["check_plot", "plot_comparison"]
 
 INK, UNKNOWN = "#333333", "#c8c8c8"
+METRICS = {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
 
 
 def check_plot(path: Path) -> None:
@@ -113,7 +114,7 @@ def _transfer(ax: Any, transfer: list[dict[str, Any]], rows: Mapping[str, int]) 
         high = np.array([row["weightedtau_high"] for row in own])
         y = [rows[row["measure"]] + (i - (len(metrics) - 1) / 2) * 0.3 for row in own]
         error = np.maximum([value - low, high - value], 0)
-        ax.errorbar(value, y, xerr=error, fmt="o", ms=3, lw=1, label=metric.replace("_", " "))
+        ax.errorbar(value, y, xerr=error, fmt="o", ms=3, lw=1, label=METRICS.get(metric, metric))
     ax.axvline(0, color=INK, lw=0.8, ls=":")
     _finish(ax, "weighted tau")
 
@@ -122,4 +123,7 @@ def _finish(ax: Any, label: str) -> None:
     ax.set_xlabel(label, fontsize=8)
     ax.tick_params(axis="x", labelsize=7)
     ax.tick_params(axis="y", labelleft=False)
-    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    from matplotlib.transforms import offset_copy
+
+    below = offset_copy(ax.transAxes, ax.figure, y=-30, units="points")  # whatever the height
+    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -118,8 +119,7 @@ def _groups_row(comparison: Comparison) -> dict[str, Any] | None:
     """Return how well a run's own grouping does, which chooses the number of groups itself."""
     if comparison.grouped is None:
         return None
-    number, found = comparison.grouped
-    return {"number": number, "adjusted_rand": found}
+    return asdict(comparison.grouped)
 
 
 def _transfer_rows(comparison: Comparison, seed: int) -> list[dict[str, Any]]:

@@ -134,7 +134,7 @@ def grouping_measure(name: str, truth: Literal["task", "data"]) -> Measure:
     measure = get(name)
     if truth == "data" and type(measure) not in FAMILY:
         raise ConfigError(
-            f"measure {name} groups by task only: take groups=task, or a measure of the bKLD"
+            f'measure {name} groups by task only: take groups="task", or a bKLD measure'
         )
     return measure
 
@@ -148,6 +148,8 @@ def compare(measure: Measure, tasks: Sequence[Task]) -> NDArray[np.float64]:
     ------
     ConfigError
         If fewer than two tasks have released all that is needed.
+    FedprintError
+        If the measure fails, in one line: it may be another package's.
     """
     lacking = [lacks(measure, task) for task in tasks]
     if sum(not needs for needs in lacking) < min(2, len(tasks)):

@@ -36,12 +36,12 @@ from protocol.descriptor_records import (
     to_descriptors,
 )
 from protocol.descriptor_statement import VerifiedDescriptor, largest, verify_descriptor
-from protocol.descriptors import Descriptor, Fisher, Kind
+from protocol.descriptors import KINDS, Descriptor, Fisher, Kind
 from protocol.errors import BadShape, FedprintError, UnknownKey
 from protocol.files import atomic_write, sha256_hex
 from protocol.keys import SSlibKey
 from protocol.statement import utc_now
-from strategies.measures import Task
+from strategies.measures import Task, get
 
 log = logging.getLogger("fedprint")
 
@@ -108,6 +108,11 @@ def collect_descriptors(
     -------
     dict
         By site and kind.
+
+    Raises
+    ------
+    FedprintError
+        If too few sites let go what the measure needs, so that nothing is left to compare.
     """
     started, journal = time.monotonic(), state.journal(exchange.releases)
     found = gather(grid, settings, exchange, journal, state.progress)
@@ -118,7 +123,20 @@ def collect_descriptors(
     for path in (state.folder / FOLDER).glob("*"):  # of earlier tries
         if path not in kept:
             path.unlink()
+    _require_enough(found, settings, len(exchange.releases))
     return found.descriptors
+
+
+def _require_enough(found: Collected, settings: RunSettings, sites: int) -> None:
+    """Raise unless two sites can be compared: a policy, not the run's settings, is in the way."""
+    for kind in (kind for kind in KINDS if kind in get(settings.measure).needs):
+        count = sum(kind in kinds for kinds in found.verified.values())
+        if count < min(2, sites):
+            why = next((str(e) for _, each, e in found.problems if each == kind), "it is silent")
+            raise FedprintError(
+                f"measure {settings.measure} needs {kind} of two sites at least, and {count} of "
+                f"{sites} sent them; the first that did not: {why}"
+            )
 
 
 def gather(

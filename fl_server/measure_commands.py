@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fl_server.tables import show_table
+from fl_server.tables import show_matrix, show_table
 from protocol.files import atomic_json, atomic_write
 from protocol.names import printable
 from protocol.options import file_to_write
@@ -62,9 +62,14 @@ def measures(json_out: JsonOut = None) -> None:
         atomic_json(json_out, {"measures": fields})
     show_table(
         "measures (--measure NAME, run-config measure)",
-        ["name", "needs", "privacy", "better", "source", "what it is"],
+        ["name", "needs (privacy)", "better", "what it is; source"],
         [
-            [m.name, ", ".join(sorted(m.needs)), m.privacy, m.direction, m.source, m.description]
+            [
+                m.name,
+                f"{', '.join(sorted(m.needs))} ({m.privacy})",
+                m.direction,
+                f"{m.description}; {m.source}",
+            ]
             for m in known
         ],
     )
@@ -102,13 +107,10 @@ def distances(
         known = [[None if x != x else x for x in row] for row in matrix.tolist()]  # JSON has no NaN
         atomic_json(json_out, {"measure": measure, "sites": names, "distances": known})
     if out is None:
-        show_table(
+        show_matrix(
             f"{measure} (row = source, column = target, lower = closer)",
-            ["source", *names],
-            [
-                [name, *(f"{x:.5f}" for x in row)]
-                for name, row in zip(names, matrix.tolist(), strict=True)
-            ],
+            names,
+            [[f"{x:.5f}" for x in row] for row in matrix.tolist()],
         )
 
 

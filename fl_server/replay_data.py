@@ -114,7 +114,7 @@ def _rows(path: Path, columns: Iterable[str]) -> list[Row]:
                 raise DataError(f"{path}: no column {missing[0]!r}; add it to the header")
             return [{k: v or "" for k, v in row.items() if k is not None} for row in reader]
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; give --data a folder of recorded outcomes") from None
+        raise DataError(f"{path} is missing: give a folder of recorded outcomes") from None
     except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
 

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from fl_server.report_data import RunData, read_run
+from fl_server.report_evidence import grounds
 from fl_server.report_figures import ARM_COLOURS, bars, dendrogram, timings
 from fl_server.report_heatmap import heatmap
 from fl_server.report_numbers import ARMS, Paired, arm_means, comparisons
@@ -134,8 +135,11 @@ def _context(data: RunData) -> dict[str, Any]:
         "colours": ARM_COLOURS,
         "most_leaves": MOST_LEAVES,
         "releases": data.releases,
-        "measure": (measure := str(data.run.settings.get("measure", "bkld-large-unweighted"))),
-        "by_scores": measure in SCORES,
+        "measure": data.measure,
+        "grounds": grounds(data.measure),
+        "beside": data.beside,
+        "single_features": any(entry.kind == "features" for entry in data.beside),
+        "by_scores": data.measure in SCORES,
         "heatmap": heatmap(data.sites, data.between, groups),
         "dendrogram": dendrogram(data.sites, data.linkage, groups) if leaves else None,
         "bars": bars(data.sites, metrics, groups, _chance(data)) if metrics else None,
@@ -158,7 +162,7 @@ def _headline(data: RunData, metrics: list[SiteMetrics]) -> list[str]:
         f"{_count(together, 'co-training group')}"
         + (f", and {_count(single, 'site')} on its own" if single == 1 else "")
         + (f", and {_count(single, 'site')} on their own" if single > 1 else "")
-        + ", from signed histograms alone. No image left a site."
+        + f", {_grounds(data)}. No image left a site."
     ]
     means = arm_means(metrics)
     if means:
@@ -169,18 +173,24 @@ def _headline(data: RunData, metrics: list[SiteMetrics]) -> list[str]:
             lines.append(f"Grouped training differs {', '.join(said)}.")
         lines += plans_headline(data, metrics)
     else:
-        lines.append("Fingerprints were exchanged and compared; nothing was trained.")
+        what = " and ".join(["Fingerprints", *(["what the measure needs"] if data.beside else [])])
+        lines.append(f"{what} were exchanged and compared; nothing was trained.")
     lines += privacy_headline(data, privacy_rows(data)) + doubts(data)
     if data.run.left_out:
         lines.append(f"{_count(len(data.run.left_out), 'site')} left out; see why below.")
     return lines
 
 
+def _grounds(data: RunData) -> str:
+    said = grounds(data.measure)
+    return f"from {said} alone" if said else f"by measure {data.measure}"
+
+
 _ARM_WORDS = {
     "alone": "every site alone",
     "together": "everybody together",
     "random": "random groups",
-    "grouped": "groups by fingerprint",
+    "grouped": "the groups found",
     "planned": "the same groups by plan",
     "final": "what the sites keep",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
+from fl_server.report_evidence import Beside, beside_fingerprints
 from protocol.errors import DataError, FedprintError, VerificationError, one_line
 from protocol.runfiles import GroupsFile, MetricsFile, RunFile
 from protocol.spec import Spec, load_spec
@@ -72,6 +73,8 @@ class RunData:
         it does not favour sources whose histograms are sharp.
     linkage : float64 array
         Average linkage ``[k - 1, 4]`` of the symmetrised excess; its leaves count in `sites`.
+    beside : list of Beside
+        What left sites beside their fingerprints, as it lies in the folder.
     """
 
     run: RunFile
@@ -84,6 +87,12 @@ class RunData:
     linkage: FloatArray
     trials: TrialsFile | None = None
     plans: PlansFile | None = None
+    beside: list[Beside] = field(default_factory=list)
+
+    @property
+    def measure(self) -> str:
+        """Name of the measure that decided."""
+        return str(self.run.settings.get("measure", "bkld-large-unweighted"))
 
 
 def read_run(run: Path) -> RunData:
@@ -127,6 +136,7 @@ def read_run(run: Path) -> RunData:
         linkage=average_linkage(ordered),
         trials=_read_if_there(run, "trials.json", TrialsFile),
         plans=_read_if_there(run, "plans.json", PlansFile),
+        beside=beside_fingerprints(run),
     )
 
 

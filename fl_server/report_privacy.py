@@ -59,9 +59,10 @@ def privacy_headline(data: RunData, rows: list[PrivacyRow]) -> list[str]:
         return []
     most = max(rows, key=lambda row: row.rho)
     single = [row.site for row in rows if row.unit == "image"]
+    what = "fingerprint" if data.beside else "release"
     whom = "no single image" if len(single) == len(rows) else "no patient"
     said = (
-        f"Every release has noise: whatever is done with it, it reveals of {whom} more than "
+        f"Every {what} has noise: whatever is done with it, it reveals of {whom} more than "
         f"ε\u00a0=\u00a0{most.epsilon:.3g} at δ\u00a0=\u00a0{most.delta:.0e}."
     )
     if single:
@@ -69,6 +70,8 @@ def privacy_headline(data: RunData, rows: list[PrivacyRow]) -> list[str]:
             f" Without patient ids each image is its own, and a patient with several of them is "
             f"protected less: {_some(single)}."
         )
+    if data.beside:
+        said += " What left besides is not in this figure; see below."
     return [said]
 
 

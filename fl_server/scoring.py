@@ -45,7 +45,7 @@ def require_scorable(settings: RunSettings) -> None:
         If the run trains nothing.
     """
     if settings.wants_scores and not settings.arms:
-        why = "scores=true" if settings.scores else f"measure={settings.measure}"
+        why = "scores=true" if settings.scores else f'measure="{settings.measure}"'
         raise ConfigError(
             f"run-config {why} scores the models that sites train alone, and this run trains "
             'nothing: let arms be "alone", or take a measure that needs no scores'

@@ -47,7 +47,7 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_distances(evidence: Evidence) -> Iterator[Finding]:
-    """Check every distance against the released counts."""
+    """Check every distance against what was released."""
     evidence.read("distances.csv")
     names, found = read_distances(evidence.run / "distances.csv")
     if names != evidence.members:
@@ -68,7 +68,7 @@ def check_distances(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_groups(evidence: Evidence) -> Iterator[Finding]:
-    """Check groups, reasons and partners against the released counts and the run's settings."""
+    """Check groups, reasons and partners against what was released and the run's settings."""
     found = evidence.model("groups.json", GroupsFile)
     recommended = evidence.model("recommendations.json", RecommendationsFile)
     logged = [e.get("sha256") for e in evidence.entries if e["kind"] == "groups"]

@@ -40,8 +40,8 @@ CHECKS: dict[str, Check] = {
     "ledgers that sites keep": check_ledgers,
     "run.json": check_run,
     "scores of models": check_signed_scores,
-    "distances from the released counts": check_distances,
-    "groups and partners from the released counts": check_groups,
+    "distances from what was released": check_distances,
+    "groups and partners from what was released": check_groups,
     "plans and choices from the trials' scores": check_plans,
     "the report from the run's files": check_report,
 }

@@ -81,7 +81,7 @@ def group_by_distance(
         _stability(between, found.groups, options, apart),
         ranked,
     )
-    said = f"By measure {measure}; 1 is the mean distance of two sites."
+    said = f"By measure {measure}, both ways together; 1 is the mean distance of two sites."
     told = {name: replace(why, reason=f"{why.reason} {said}") for name, why in sites.items()}
     others = [i for i in range(len(names)) if i not in known]
     for i in others:

@@ -69,8 +69,8 @@ def _remedy(need: Need) -> str:
     if need == "scores":
         return "run with run-config scores=true"
     if need == "features":
-        return "run a simulation with run-config descriptors=features: no deployment lets them go"
-    return f"run with run-config descriptors={need}, or fedprint fingerprint --also {need}"
+        return 'run a simulation with run-config descriptors="features": no deployment lets them go'
+    return f'run with run-config descriptors="{need}", or fedprint fingerprint --also {need}'
 
 
 def same_spec(*tasks: Task) -> Spec:

@@ -96,8 +96,10 @@ def test_a_folder_of_fingerprints_is_compared(
     assert found["families"] == ["lungs"] * 2 + ["eyes"] * 2 + ["skin"] * 2
     assert found["nearest_by_chance"] == pytest.approx(1 / 5)
     assert [row["name"] for row in found["measures"]] == list(BKLD)
-    assert found["groups"] == {"number": 3, "adjusted_rand": 1.0}
-    assert "finds 3 groups (adjusted Rand index 1.00)" in result.output
+    assert found["groups"] == {"number": 3, "adjusted_rand": 1.0, "nearest": 1.0}
+    assert (
+        "finds 3 groups (adjusted Rand index 1.00); first partners are kin: 1.00." in result.output
+    )
     unweighted = found["measures"][1]
     assert (unweighted["adjusted_rand"], unweighted["nearest"]) == (1.0, 1.0)
     assert unweighted["bytes_per_site"] == np.mean(
@@ -236,7 +238,7 @@ def test_what_is_lacking_is_said(prints: Path, tmp_path: Path) -> None:
 
     assert compute(Needy(np.ones((6, 6))), tasks) == (
         f"measure needy needs moments of every site, {tasks[0].name} released none: "
-        "run with run-config descriptors=moments, or fedprint fingerprint --also moments"
+        'run with run-config descriptors="moments", or fedprint fingerprint --also moments'
     )
 
 
@@ -287,13 +289,48 @@ def test_a_measure_that_fails_costs_only_itself(prints: Path, values: Any, why: 
     assert [each.measure.name for each in found.computed] == [BKLD[0]]
 
 
+def test_measures_that_lack_the_same_share_a_row() -> None:
+    why = "needs fisher of every site, a released none"
+    left_out = {
+        "fed": f"measure fed {why}",
+        "slow": "failed",
+        "task2vec": f"measure task2vec {why}",
+    }
+    assert compare_command._alike(left_out) == [("fed, task2vec", why), ("slow", "failed")]
+
+
+def test_sites_are_a_column_only_where_some_lack_something(
+    prints: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tasks_in(prints)
+    for tasks, shown in (
+        (whole, False),
+        ([Task(whole[0].name, 80, whole[0].spec), *whole[1:]], True),
+    ):
+        monkeypatch.setattr("fl_server.compare_data.tasks_in", lambda _run, t=tasks: t)
+        compare_command.compare(prints, measure=[BKLD[0]])
+        assert (" sites " in capsys.readouterr().out.split("privacy")[1].split("bytes")[0]) is shown
+
+
+def test_what_is_known_of_no_measure_is_no_column(capsys: pytest.CaptureFixture[str]) -> None:
+    row: dict[str, Any] = {"measure": "vdna", "targets": 3}
+    for name in ("over_default", *JUDGEMENTS):
+        row |= {name: 0.5, f"{name}_low": 0.25, f"{name}_high": 0.75}
+    compare_command._show_transfer(("run", "pretraining", "auroc"), [row])
+    assert "its gain" in capsys.readouterr().out
+    compare_command._show_transfer(("run", "pretraining", "auroc"), [row | {"improvement1": None}])
+    shown = capsys.readouterr().out
+    assert "its gain" not in shown
+    assert shown.count("0.50 [0.25, 0.75]") == 5
+
+
 def test_a_folder_that_allows_no_measure_is_an_error(
     prints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(get(BKLD[0])), "needs", frozenset({"moments"}))
     assert error(prints, *only(BKLD[0])) == (
         f"measure {BKLD[0]} needs moments of every site, {tasks_in(prints)[0].name} released none: "
-        "run with run-config descriptors=moments, or fedprint fingerprint --also moments"
+        'run with run-config descriptors="moments", or fedprint fingerprint --also moments'
     )
 
 

@@ -81,7 +81,7 @@ def test_targets_without_scores_stay_sources() -> None:
 
 def test_only_the_family_groups_by_data() -> None:
     decide(TASKS, truth="data")
-    text = "measure vdna groups by task only: take groups=task, or a measure of the bKLD"
+    text = 'measure vdna groups by task only: take groups="task", or a bKLD measure'
     with pytest.raises(ConfigError, match=f"^{text}$"):
         decide(TASKS, measure="vdna", truth="data")
 

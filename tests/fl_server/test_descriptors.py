@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from protocol.descriptor_records import (
 from protocol.descriptor_statement import DescriptorRelease, descriptor_statement
 from protocol.descriptors import Descriptor, Fisher, Kind, Moments
 from protocol.envelope import sign
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, FedprintError
 from protocol.files import sha256_hex
 from protocol.keys import generate_key, signer
 from protocol.records import from_reply, record, to_refusal
@@ -265,6 +266,16 @@ def test_what_the_measure_needs_is_asked_for() -> None:
     assert asked.kinds == ("moments", "fisher", "features")
     assert asked.decisive["descriptors"] == ["moments", "features"]
     assert "descriptors" not in RunSettings().decisive
+
+
+def test_a_measure_whose_needs_nobody_lets_go_stops_the_run(state: RunState) -> None:
+    grid, exchange = exchanged(Refusing("north"), Describing("south"), RefusingAll("west"))
+    text = (
+        "measure fid needs moments of two sites at least, and 1 of 3 sent them; the first that did "
+        "not: site policy: moments may not leave"
+    )
+    with pytest.raises(FedprintError, match=f"^{re.escape(text)}$"):
+        collect_descriptors(grid, SETTINGS.model_copy(update={"measure": "fid"}), state, exchange)
 
 
 def test_unknown_kinds_are_named() -> None:

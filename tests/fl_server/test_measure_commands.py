@@ -85,7 +85,7 @@ def test_what_nobody_can_say_is_null(run: Path, tmp_path: Path) -> None:
 def test_what_a_folder_lacks_is_said(run: Path) -> None:
     text = (
         "measure fid needs moments of every site, site-0-0 released none: run with run-config "
-        "descriptors=moments, or fedprint fingerprint --also moments"
+        'descriptors="moments", or fedprint fingerprint --also moments'
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         distances(run, "fid")

@@ -185,7 +185,7 @@ def test_the_plain_mean_leaves_the_target_out(folder):
 
 
 def test_faults_are_told_in_one_line(folder, tmp_path):
-    with pytest.raises(DataError, match=r"tasks\.csv is missing; give --data a folder"):
+    with pytest.raises(DataError, match=r"tasks\.csv is missing: give a folder of"):
         read_replay(tmp_path / "nowhere")
     with (folder / "outcomes.csv").open("a") as file:
         file.write("pretraining,F1,a,zebra,0,0.5\n")

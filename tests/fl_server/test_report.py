@@ -234,6 +234,42 @@ def test_exchange_without_training(tmp_path: Path) -> None:
     assert "Training then sent model weights" not in text
 
 
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        ("bkld-large-unweighted", "from signed histograms alone"),
+        ("fid", "from signed means and covariances alone"),
+        ("flux", "from task cards and signed moments of each class alone"),
+        ("of-a-package", "by measure of-a-package"),
+    ],
+)
+def test_page_says_what_decided(tmp_path: Path, measure: str, said: str) -> None:
+    run = make_run(tmp_path / "run", metrics=False)
+    file = RunFile.model_validate_json((run / "run.json").read_text())
+    atomic_json(run / "run.json", file.model_copy(update={"settings": {"measure": measure}}))
+    text = words(write_report(run).read_text())
+    assert f"{said}. No image left a site." in text
+    assert ("task cards play no part" in text) == measure.startswith("bkld-")
+
+
+def test_page_says_what_left_beside_fingerprints(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", metrics=False)
+    assert "No image, no feature of an image" in words(write_report(run).read_text())
+    for name in (
+        "eye-1.moments.safetensors",
+        "eye-1.features.safetensors",
+        "eye-1.moments.dsse.json",
+    ):
+        atomic_write(run / "descriptors" / name, b"x" * 1234)
+    atomic_write(run / "scores" / "eye-1.dsse.json", b"{}")
+    text = words(write_report(run).read_text())
+    assert "moments 1 1,234 mean and covariance of the features" in text
+    assert "features 1 1,234 features and class of every single image" in text
+    assert "scores 1 2 how well models" in text
+    assert "fisher" not in text
+    assert "no feature of an image" not in text
+
+
 def test_single_site_has_no_dendrogram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "SITES", ("loner",))
     monkeypatch.setattr(sys.modules[__name__], "GROUPS", {"group-1": ["loner"]})

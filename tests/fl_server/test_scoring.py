@@ -310,7 +310,7 @@ def test_a_run_that_trains_nothing_has_no_models_to_score(deployed: Deployed) ->
         "run-config scores=true scores the models that sites train alone, and this run trains "
         'nothing: let arms be "alone", or take a measure that needs no scores'
     )
-    with pytest.raises(ConfigError, match=r"^run-config measure=logme scores the models"):
+    with pytest.raises(ConfigError, match=r'^run-config measure="logme" scores the models'):
         deployed.go(measure="logme", mode="exchange")
     assert not deployed.sent
 

@@ -147,7 +147,7 @@ def test_explanations_are_in_units_of_the_mean_distance() -> None:
     why = found.sites["s0"]
     assert why.reason == (
         "Nearest: s1. Distance 0.143 to its group, 1.500 to the next group (s2 and 1 more). "
-        "By measure vdna; 1 is the mean distance of two sites."
+        "By measure vdna, both ways together; 1 is the mean distance of two sites."
     )
     assert why.margin == pytest.approx(1 - 1 / 10.5)
     assert why.stability == 1.0

@@ -19,25 +19,25 @@ LACKING = [
         "fid",
         "moments",
         "measure fid needs moments of every site, site-1 released none: "
-        f"{RUN}moments, or fedprint fingerprint --also moments",
+        f'{RUN}"moments", or fedprint fingerprint --also moments',
     ),
     (
         "flux",
         "class_moments",
         "measure flux needs class-moments of every site, site-1 released none: "
-        f"{RUN}class-moments, or fedprint fingerprint --also class-moments",
+        f'{RUN}"class-moments", or fedprint fingerprint --also class-moments',
     ),
     (
         "fed",
         "fisher",
         "measure fed needs fisher of every site, site-1 released none: "
-        f"{RUN}fisher, or fedprint fingerprint --also fisher",
+        f'{RUN}"fisher", or fedprint fingerprint --also fisher',
     ),
     (
         "sinkhorn",
         "features",
         "measure sinkhorn needs raw features of every site, site-1 released none: "
-        "run a simulation with run-config descriptors=features: no deployment lets them go",
+        'run a simulation with run-config descriptors="features": no deployment lets them go',
     ),
     (
         "vdna",

@@ -73,13 +73,13 @@ def test_what_was_not_released_is_named() -> None:
     bare = Task("bare", 3, SPEC)
     text = (
         "task bare has not released raw features: run a simulation with run-config "
-        "descriptors=features: no deployment lets them go"
+        'descriptors="features": no deployment lets them go'
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         get("otce").matrix([bare], TASKS)
     text = (
-        "task bare has not released class-moments: run with run-config descriptors=class-moments, "
-        "or fedprint fingerprint --also class-moments"
+        "task bare has not released class-moments: run with run-config "
+        'descriptors="class-moments", or fedprint fingerprint --also class-moments'
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         get("otce-classes").matrix(TASKS, [bare])
