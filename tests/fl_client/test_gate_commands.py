@@ -133,8 +133,7 @@ def test_from_request_to_release(folder: Path, spec: Spec, tmp_path: Path) -> No
         "approving this also lets the site train with its group: yes (policy: training)",
         "with training it tries other architectures, augmentation and starting weights for its "
         "group, and trains as a plan of its coordinator says: yes (policy: plans)",
-        "with training it tells how well models of other sites fit its images: no (policy: "
-        "scores)",
+        "with training it tells how well models of other sites fit its images: no (policy: scores)",
         "weights trained on these images stay with the run and its group (site.toml: "
         "shares_weights = false)",
         f"to let it go: fedprint site approve {folder}",
