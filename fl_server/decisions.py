@@ -17,6 +17,7 @@ from strategies.explain import Explanation
 from strategies.grouping import Grouping, GroupingOptions, group
 from strategies.grouping_by_distance import group_by_distance
 from strategies.measures import (
+    Excess,
     LargeSource,
     LargeUnweighted,
     Measure,
@@ -28,7 +29,7 @@ from strategies.measures import (
 )
 from strategies.suspicion import Suspicion, suspicions
 
-FAMILY = (SmallTarget, LargeSource, LargeUnweighted)
+FAMILY = (Excess, SmallTarget, LargeSource, LargeUnweighted)
 """Measures of the bKLD share one grouping, which knows of noise: see `strategies.grouping`."""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import BadShape
+from strategies.bkld import bkld_matrix
 
 __all__ = [
     "cumulative",
@@ -23,6 +24,7 @@ __all__ = [
     "per_sample",
     "relative",
     "sampling_variance",
+    "site_distances",
     "spread",
     "symmetrised",
 ]
@@ -219,3 +221,29 @@ def relative(squared: FloatArray, spreads: FloatArray) -> FloatArray:
     """
     scale = 2.0 * float(spreads.mean())
     return squared / scale if scale > 0 else squared  # 0: every site has one image over and over
+
+
+def site_distances(rows: FloatArray, images: Sequence[int], draws: int | None = None) -> FloatArray:
+    """Squared distances between sites, fit for grouping.
+
+    The symmetrised excess divergence of the cumulative rows, less its sampling variance, relative
+    to the spread within sites.
+
+    Parameters
+    ----------
+    rows
+        Histograms, shape ``[k, m, b]``.
+    images
+        Number of images of each site, length k.
+    draws
+        Number of draws with replacement, or None where each image counts once.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``[k, k]``; sites of one population scatter around 0.
+    """
+    below = cumulative(rows)  # [k, m * e, 2]
+    squared = symmetrised(bkld_matrix(below, below))
+    unbiased = debiased(squared, sampling_variance(below, images, draws))
+    return relative(unbiased, spread(below, images, draws))

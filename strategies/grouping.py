@@ -20,7 +20,6 @@ from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from strategies.alike import descend, leaves, mended, pool_of
-from strategies.bkld import bkld_matrix
 from strategies.dendrogram import (
     Cut,
     Partition,
@@ -31,7 +30,7 @@ from strategies.dendrogram import (
     split_oversized,
 )
 from strategies.doubt import notes, sureness
-from strategies.excess import cumulative, debiased, relative, sampling_variance, spread, symmetrised
+from strategies.excess import site_distances
 from strategies.explain import Explanation, explain
 from strategies.measures import stack
 from strategies.nested import nested_linkage
@@ -235,32 +234,6 @@ def _by_evidence(
     )
     support = min(level.found.support for level in levels)
     return Grouping(named_groups(groups, names), why, names, squared, linkage, cut, support)
-
-
-def site_distances(rows: FloatArray, images: Sequence[int], draws: int | None = None) -> FloatArray:
-    """Squared distances between sites, fit for grouping.
-
-    The symmetrised excess divergence of the cumulative rows, less its sampling variance, relative
-    to the spread within sites.
-
-    Parameters
-    ----------
-    rows
-        Histograms, shape ``[k, m, b]``.
-    images
-        Number of images of each site, length k.
-    draws
-        Number of draws with replacement, or None where each image counts once.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape ``[k, k]``; sites of one population scatter around 0.
-    """
-    below = cumulative(rows)  # [k, m * e, 2]
-    squared = symmetrised(bkld_matrix(below, below))
-    unbiased = debiased(squared, sampling_variance(below, images, draws))
-    return relative(unbiased, spread(below, images, draws))
 
 
 def find_groups(squared: FloatArray, options: GroupingOptions) -> tuple[Partition, FloatArray, Cut]:

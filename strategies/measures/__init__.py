@@ -17,6 +17,7 @@ from strategies.measures.base import (
 )
 from strategies.measures.bkld import LargeSource, LargeUnweighted, SmallTarget
 from strategies.measures.cards import Manual, Properties
+from strategies.measures.excess import Excess
 from strategies.measures.fisher import FisherEmbeddingDistance, Task2Vec, Task2VecAsymmetric
 from strategies.measures.flux import Flux
 from strategies.measures.frechet import FrechetInception
@@ -39,6 +40,7 @@ from strategies.measures.sinkhorn import Sinkhorn, SinkhornProjected
 
 __all__ = [
     "Direction",
+    "Excess",
     "FisherEmbeddingDistance",
     "Flux",
     "FluxMoments",
