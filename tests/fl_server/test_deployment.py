@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fl_server.runfolder import PLANNING, RUN_FILES
+from fl_server.settings import IF_ASKED
 from protocol.errors import FedprintError
 from protocol.log import check_files, read_log
 from tests.fl_server.deploying import EXCHANGE, deployed, read_json
@@ -62,7 +63,7 @@ def test_demo_ends_well_and_leaves_no_process(demo: Demo) -> None:
 
 
 def test_run_folder_is_complete(demo: Demo) -> None:
-    written = {*RUN_FILES} - {*PLANNING}  # no plans were asked for
+    written = {*RUN_FILES} - {*PLANNING, *IF_ASKED}  # none of them was asked for
     assert {path.name for path in demo.folder.iterdir()} == {*written, "deployment", "sites"}
     run = read_json(demo.folder, "run.json")
     assert (run["mode"], run["left_out"]) == ("deployment", [])
