@@ -22,7 +22,8 @@ deployment-demo: install
 	$(BIN)/fedprint deployment-demo --out runs/deployment
 
 # Deployments mostly wait for Flower's heartbeats, and engines for their processes, so their tests
-# run beside the others.
+# run beside the others; threads of one would only wait for those of another.
+test: export OMP_NUM_THREADS = 1
 test: install lint
 	$(MAKE) --jobs=3 --output-sync=target test-deployment test-engine test-rest
 
