@@ -24,25 +24,39 @@ FLOAT32 = ("float32",)
 
 
 def only_body(content: RecordDict) -> RecordDict:
+    """Return the backbone that an answer holds, see `only_arrays`."""
+    return only_arrays(content, "backbone", BODY)
+
+
+def only_arrays(content: RecordDict, what: str, *prefixes: str) -> RecordDict:
     """Return an answer's one record of arrays, if its labels and sizes let it be kept.
+
+    Parameters
+    ----------
+    content : RecordDict
+        The answer.
+    what : str
+        What it is to hold, for people.
+    prefixes : str
+        What the names of its arrays may begin with.
 
     Raises
     ------
     Problem
-        If there is none, or it cannot be a backbone.
+        If there is none, or it cannot be that.
     """
-    body = content.array_records.get("arrays")
-    if not body:
-        raise Problem("malformed-message", "sent no backbone")
-    for name, array in body.items():
+    found = content.array_records.get("arrays")
+    if not found:
+        raise Problem("malformed-message", f"sent no {what}")
+    for name, array in found.items():
         why = mislabelled(array, array.shape, FLOAT32)
-        if not name.startswith(BODY) or len(name) > NAME_LIMIT or len(array.shape) > RANK_LIMIT:
-            why = "which is no part of a backbone"
+        if not name.startswith(prefixes) or len(name) > NAME_LIMIT or len(array.shape) > RANK_LIMIT:
+            why = f"which is no part of a {what}"
         if why:
             raise Problem("malformed-message", f"sent {printable(name, 100)} {why}")
-    if body.count_bytes() > BYTES_LIMIT:
-        raise Problem("too-large", f"sent a backbone of more than {BYTES_LIMIT} bytes")
-    return RecordDict({"arrays": body})
+    if found.count_bytes() > BYTES_LIMIT:
+        raise Problem("too-large", f"sent a {what} of more than {BYTES_LIMIT} bytes")
+    return RecordDict({"arrays": found})
 
 
 def agreed_body(group: str, answers: Iterable[tuple[str, Answer]]) -> ArrayRecord:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from flwr.app import RecordDict
 
 from fl_server.asking import Problem
-from fl_server.backbone import BYTES_LIMIT, FLOAT32, NAME_LIMIT, RANK_LIMIT
+from fl_server.backbone import FLOAT32, only_arrays
 from protocol.names import printable
 from protocol.sharing import BODY, HEAD, HIDDEN, Arrays, Recipe, row_name
-from strategies.replies import flaw, mislabelled
+from strategies.replies import flaw
 
 __all__ = ["body_shapes", "model_of", "only_model"]
 
@@ -18,26 +18,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def only_model(content: RecordDict) -> RecordDict:
-    """Return an answer's one record of arrays, if its labels and sizes let it be kept.
-
-    Raises
-    ------
-    Problem
-        If there is none, or it cannot be a model.
-    """
-    model = content.array_records.get("arrays")
-    if not model:
-        raise Problem("malformed-message", "sent no model")
-    for name, array in model.items():
-        why = mislabelled(array, array.shape, FLOAT32)
-        ours = name.startswith((BODY, HEAD)) and len(name) <= NAME_LIMIT
-        if not ours or len(array.shape) > RANK_LIMIT:
-            why = "which is no part of a model"
-        if why:
-            raise Problem("malformed-message", f"sent {printable(name, 100)} {why}")
-    if model.count_bytes() > BYTES_LIMIT:
-        raise Problem("too-large", f"sent a model of more than {BYTES_LIMIT} bytes")
-    return RecordDict({"arrays": model})
+    """Return the model that an answer holds, body and head, see `only_arrays`."""
+    return only_arrays(content, "model", BODY, HEAD)
 
 
 def body_shapes(recipe: Recipe, features: int) -> Shapes | None:
