@@ -42,7 +42,7 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python benchmarks/distances.py
+	$(BIN)/fedprint bench distances
 	$(BIN)/python benchmarks/extract.py
 
 clean:

@@ -1,0 +1,1 @@
+"""What a site's work costs: benchmarks that `fedprint bench` runs."""

@@ -1,0 +1,1 @@
+"""What a coordinator's work costs: benchmarks that `fedprint bench` runs."""
