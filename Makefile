@@ -43,7 +43,7 @@ lint: install
 
 bench: install
 	$(BIN)/fedprint bench distances
-	$(BIN)/python benchmarks/extract.py
+	$(BIN)/fedprint bench extract
 
 clean:
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
