@@ -146,8 +146,13 @@ def counts_from_bytes(
 
 
 def pack(data: bytes) -> bytes:
-    """Compress losslessly for the wire (zlib, RFC 1950)."""
-    return zlib.compress(data, 6)
+    """Compress losslessly for the wire (zlib, RFC 1950).
+
+    Counts repeat in runs of one value and hardly otherwise: matches at other distances save
+    a few per cent at most and cost 10 to 30 times the time to look for.
+    """
+    stream = zlib.compressobj(strategy=zlib.Z_RLE)
+    return stream.compress(data) + stream.flush()
 
 
 def unpack(data: bytes, limit: int = LIMIT) -> bytes:

@@ -42,6 +42,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 """How far a site's clock may be ahead of the coordinator's."""
 TAIL = 8.0
 """Standard deviations that the noise of an honest site will not exceed."""
+_EXACT = 2**24  # up to here float32 holds every integer
 
 
 @dataclass(frozen=True)
@@ -272,13 +273,22 @@ def _check_row_sums(counts: NDArray[np.integer[Any]], total: int, site: str) -> 
     # bounded first: a sum of b such values cannot wrap around in int64
     if counts.min() < 0 or counts.max() > total:
         raise BadRowSums(f"a count of {site} lies outside 0 to {total}, the number of its views")
-    sums = counts.sum(axis=1, dtype=np.int64)  # [m]
+    sums = _row_sums(counts, int(counts.max()))  # [m]
     wrong = np.flatnonzero(sums != total)
     if wrong.size:
         raise BadRowSums(
             f"{wrong.size} of {sums.size} rows of {site} do not add up to its {total} views "
             f"(feature {wrong[0]}: {sums[wrong[0]]})"
         )
+
+
+def _row_sums(counts: NDArray[np.integer[Any]], most: int) -> NDArray[np.int64]:
+    """Return the exact sums [m] of rows of counts [m, b] from 0 to `most`."""
+    bins = counts.shape[1]
+    if most * bins >= _EXACT:
+        return counts.sum(axis=1, dtype=np.int64)  # type: ignore[no-any-return]
+    # every partial sum is an integer that float32 holds, and its product is several times faster
+    return (counts.astype(np.float32) @ np.ones(bins, dtype=np.float32)).astype(np.int64)
 
 
 def _check_noised_sums(
