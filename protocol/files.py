@@ -6,11 +6,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+
+_TOGETHER = 8
+"""Files whose way to the disk is awaited at once: file systems write them in one go."""
 
 
 def atomic_write(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -33,6 +38,45 @@ def atomic_write(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> N
     _write(Path(path), data, mode, os.replace)
 
 
+def atomic_writes(files: Mapping[Path, bytes]) -> None:
+    """Write many files, each as `atomic_write` would, but wait for the disk only once.
+
+    A crash may leave some of them old and some new, never one of them half.
+
+    Parameters
+    ----------
+    files : mapping of Path to bytes
+        Content by target; up to some hundred, because all are open at once.
+
+    Raises
+    ------
+    OSError
+        When a folder cannot be written; what was not put in place leaves nothing behind.
+    """
+    for folder in {path.parent for path in files}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        new = {path: stack.enter_context(_Temporary(path)) for path in files}
+        for path, content in files.items():
+            new[path].fill(content, 0o644)
+        if len(new) == 1:
+            next(iter(new.values())).sync()
+        elif new:
+            with ThreadPoolExecutor(_TOGETHER) as pool:
+                list(pool.map(_Temporary.sync, new.values()))
+        for path, temporary in new.items():
+            os.replace(temporary.name, path)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append to a file, and wait until it lies on the disk; missing parent folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def create_once(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> None:
     """Like `atomic_write`, but refuse to replace: of several writers exactly one wins.
 
@@ -48,17 +92,37 @@ def create_once(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> No
 
 def _write(path: Path, data: bytes | str, mode: int, publish: Callable[[str, Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:  # the file is born with mode 0600
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        publish(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with _Temporary(path) as temporary:
+        temporary.fill(data.encode() if isinstance(data, str) else data, mode)
+        temporary.sync()
+        publish(temporary.name, path)
+
+
+class _Temporary:
+    """A new file beside the one that it will become; gone at the end, unless it was renamed."""
+
+    def __init__(self, path: Path) -> None:
+        # born with mode 0600
+        handle, self.name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
+        self._file = os.fdopen(handle, "wb")
+
+    def __enter__(self) -> _Temporary:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self.name)
+
+    def fill(self, content: bytes, mode: int) -> None:
+        """Write all of it."""
+        self._file.write(content)
+        self._file.flush()
+        os.fchmod(self._file.fileno(), mode)
+
+    def sync(self) -> None:
+        """Wait until it lies on the disk."""
+        os.fsync(self._file.fileno())
 
 
 def atomic_json(path: Path | str, value: BaseModel | Any) -> None:

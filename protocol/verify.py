@@ -125,7 +125,7 @@ def verify_release(
     if bound is not None:
         _check_binding(parse_statement(bound, BindingStatement), release, site, run, nonce, now)
     _check_time(statement.predicate, now, "release")
-    return _check_content(statement, payload, spec, key_id, enrolled=True)
+    return check_content(statement, payload, spec, key_id, enrolled=True)
 
 
 def verify_local(
@@ -162,7 +162,7 @@ def verify_local(
     content, key_id = open_envelope(release, lambda _: key)
     statement = parse_statement(content, ReleaseStatement)
     _check_site(statement.predicate, site)
-    return _check_content(statement, payload, spec, key_id, enrolled=False)
+    return check_content(statement, payload, spec, key_id, enrolled=False)
 
 
 def local_spec(folder: Path | str) -> Spec:
@@ -242,10 +242,29 @@ def _check_binding(
         raise DigestMismatch(f"the session binding of {site} is for another release")
 
 
-def _check_content(
+def check_content(
     statement: ReleaseStatement, payload: bytes, spec: Spec, key_id: str, *, enrolled: bool
 ) -> VerifiedRelease:
-    """Check digest, spec and tensor, in this order."""
+    """Check what a statement, whose signature was verified, says of a payload.
+
+    Parameters
+    ----------
+    statement : ReleaseStatement
+        What was signed.
+    payload : bytes
+        The safetensors bytes.
+    spec : Spec
+        What the fingerprint must have been made under.
+    key_id : str
+        The key that signed the statement.
+    enrolled : bool
+        Whether a trust store vouches for that key.
+
+    Raises
+    ------
+    VerificationError
+        When digest, spec, privacy terms or tensor, looked at in this order, are not as they must.
+    """
     release = statement.predicate
     if statement.subject[0].digest.sha256 != sha256_hex(payload):
         raise DigestMismatch(f"the fingerprint of {release.site} is not the one that was signed")
