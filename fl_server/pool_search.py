@@ -18,7 +18,7 @@ from fl_server.pool_matrix import BLOCK_BYTES
 from fl_server.pool_store import FingerprintStore
 from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
-from strategies.contenders import contenders, scores, slack
+from strategies.contenders import Batch, contenders, scores, slack
 from strategies.retrieval import Index, Nearest, Question, distances, question, ranked
 
 INDEXES = ("auto", "cpu", "cuda", "mps", "faiss")
@@ -48,6 +48,7 @@ class BlockIndex:
         values = np.empty((self.store.size, len(asked)))  # [n, T]
         threads = max((library["num_threads"] for library in self._blas.info()), default=1)
         blocks, turn = self.store.blocks(limit=BLOCK_BYTES // threads), Lock()
+        batch = Batch.of(asked)
 
         def work() -> None:
             while True:
@@ -55,7 +56,7 @@ class BlockIndex:
                     start, block = next(blocks, (0, None))
                 if block is None:
                     return
-                values[start : start + len(block)] = scores(block, asked)
+                values[start : start + len(block)] = scores(block, batch)
 
         # a thread per block: those of BLAS would wait for each other after every few megabytes
         with self._blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
@@ -196,12 +197,13 @@ def _closer(
     if len(positions) <= max(_MANY, k):
         return positions
     parts = _parts(store, positions)
-    values = np.concatenate([scores(store.take(p), [asked], precise=True)[:, 0] for p in parts])
+    batch = Batch.of([asked], precise=True)
+    values = np.concatenate([scores(store.take(p), batch)[:, 0] for p in parts])
     bound = slack(values, asked, precise=True)
     return positions[contenders(values, bound, k, np.ones(len(positions), dtype=bool))]
 
 
 def _parts(store: FingerprintStore, positions: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Split positions so that their vectors, in float64 and with temporaries, fill a block."""
-    step = max(1, BLOCK_BYTES // (64 * store.layout.width))
+    """Split positions so that their rows, in float64 and with temporaries, fill a block."""
+    step = max(1, BLOCK_BYTES // (32 * store.layout.features * store.layout.bins))
     return [positions[i : i + step] for i in range(0, max(1, len(positions)), step)]

@@ -7,51 +7,91 @@ Whoever comes within that bound of the k-th best is a *contender*, and contender
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.augmented import Layout, Records, scale, sides
 from strategies.retrieval import Question
 
-__all__ = ["CHUNK", "contenders", "scores", "slack"]
-
-FloatArray = NDArray[np.floating]
+__all__ = ["CHUNK", "Batch", "contenders", "scores", "slack"]
 
 CHUNK = 4096
-"""Products that are summed in float32 at most; sums of such sums are taken in float64."""
+"""Products that are summed in float32 at most, or those of one feature if it has more bins; sums
+of such sums are taken in float64."""
 
+_ROWS = 256  # records that are multiplied at a time: with a chunk of their counts they fill a cache
 _U32, _U64 = 2.0**-24, 2.0**-53  # unit roundoffs
 _SAFETY = 1.01  # higher orders of u, and the rounding of the bound itself
 
 
-def scores(
-    vectors: NDArray[np.float32], asked: Sequence[Question], *, precise: bool = False
-) -> NDArray[np.float64]:
-    """Multiply sources with targets, in chunks; a higher score is nearer.
+@dataclass(frozen=True)
+class Batch:
+    """Questions side by side, as a product takes them.
 
     Parameters
     ----------
-    vectors
-        Of k sources, shape ``[k, layout.width]``.
-    asked
-        T questions of one layout.
-    precise
-        Multiply in float64: slower, with a far smaller `slack`.
+    layout
+        Of the sources' records.
+    body
+        float32, or float64 for a product that is slower and has a far smaller `slack`,
+        ``[m * b, T]``.
+    sides
+        float64 ``[m, T]`` or ``[m + 1, T]``.
+    """
+
+    layout: Layout
+    body: NDArray[np.float32] | NDArray[np.float64]
+    sides: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, asked: Sequence[Question], *, precise: bool = False) -> "Batch":
+        """Put T questions of one layout side by side."""
+        body = np.empty((asked[0].body.size, len(asked)), np.float64 if precise else np.float32)
+        for column, q in zip(body.T, asked, strict=True):
+            column[:] = q.body
+        return cls(asked[0].layout, body, np.stack([q.sides for q in asked], axis=1))
+
+
+def scores(records: Records, batch: Batch) -> NDArray[np.float64]:
+    """Multiply sources with targets; a higher score is nearer.
+
+    Parameters
+    ----------
+    records
+        Of k sources, in the batch's layout.
+    batch
+        T questions.
 
     Returns
     -------
     numpy.ndarray
         Shape ``[k, T]``.
     """
-    layout = asked[0].layout
-    kind = np.float64 if precise else np.float32
-    body: FloatArray = np.stack([q.body for q in asked], axis=1).astype(kind)  # [m b, T]
-    part: FloatArray = vectors[:, layout.body].astype(kind, copy=False)  # [k, m b]
-    sides = np.stack([q.sides for q in asked], axis=1)
-    out: NDArray[np.float64] = vectors[:, layout.sides].astype(np.float64) @ sides  # [k, T]
-    for i in range(0, len(body), CHUNK):
-        out += part[:, i : i + CHUNK] @ body[i : i + CHUNK]
+    out: NDArray[np.float64] = sides(records, batch.layout) @ batch.sides  # [k, T]
+    room = np.empty(_ROWS * max(CHUNK, batch.layout.bins), batch.body.dtype)
+    for start in range(0, len(records), _ROWS):
+        part = slice(start, start + _ROWS)
+        out[part] += _bodies(records[part], batch, room)
     return out
+
+
+def _bodies(records: Records, batch: Batch, room: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the part of the scores that the bodies make, ``[k, T]``."""
+    counts, factors = records["counts"], scale(records)  # [k, m, b], [k, m]
+    k, m, b = counts.shape
+    even = bool((factors == factors[:, :1]).all())  # then the sums can be scaled instead
+    out = np.zeros((k, batch.body.shape[1]))
+    step = max(1, CHUNK // b)
+    for i in range(0, m, step):
+        chunk = counts[:, i : i + step]  # [k, f, b]
+        rows = room[: chunk.size].reshape(chunk.shape)
+        np.copyto(rows, chunk, casting="same_kind")
+        if not even:
+            rows *= factors[:, i : i + step, None].astype(rows.dtype)
+        out += rows.reshape(k, -1) @ batch.body[i * b : (i + step) * b]
+    return out * factors[:, :1] if even else out
 
 
 def slack(
@@ -59,8 +99,7 @@ def slack(
 ) -> NDArray[np.float64]:
     """Bound how far scores may be from those of the exact fingerprints.
 
-    Vectors and the question are rounded once each, products and sums `terms` times at most. All
-    products of the bodies are positive, so their sum is the sum of their sizes.
+    Scales, bodies and the question are rounded once each, products and sums `terms` times at most. All products of the bodies are positive, so their sum is the sum of their sizes.
 
     Parameters
     ----------
@@ -69,9 +108,10 @@ def slack(
     asked
         The question.
     terms
-        How many products the implementation sums in float32 in a row.
+        How many products the implementation sums in float32 in a row; those of one feature are
+        never parted.
     precise
-        Whether `scores` was precise.
+        Whether the batch was precise.
 
     Returns
     -------
@@ -80,9 +120,9 @@ def slack(
     """
     largest = _largest_sides(asked)
     size = np.abs(values) + 2 * largest  # of the bodies' products, and of the sides'
-    steps = 3 * _U32 + (asked.body.size * _U64 if precise else (terms + 3) * _U32)
-    sums = asked.layout.width * _U64  # the float64 sums, and those of the final distances
-    return np.asarray(_SAFETY * size * (steps + 4 * sums) + 1e-30)
+    steps = 0.0 if precise else (max(terms, asked.layout.bins) + 6) * _U32
+    sums = (asked.body.size + asked.sides.size + 8) * _U64  # and those of the final distances
+    return np.asarray(_SAFETY * size * (steps + 5 * sums) + 1e-30)
 
 
 def contenders(
