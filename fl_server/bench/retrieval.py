@@ -145,7 +145,8 @@ def _brute_force(store: FingerprintStore, asked: Sequence[Question]) -> NDArray[
         for _, block in store.blocks()
         for i in range(0, len(block), FEW)
     ]
-    return np.argsort(np.concatenate(parts, axis=1), axis=1, kind="stable")[:, :TOP]
+    exact = np.concatenate(parts, axis=1)  # [T, n]
+    return np.array([np.lexsort((store.entries.ids, column))[:TOP] for column in exact])
 
 
 def _rounding(store: FingerprintStore, asked: Sequence[Question]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The benchmark of retrieval: its ratios and what stands behind them, at a size that says little."""
+"""The benchmark of retrieval: its ratio, and what stands behind it, at a size that says little."""
 
 import sys
 from pathlib import Path
