@@ -45,7 +45,7 @@ class BinCounter:
 
     def add(self, features: torch.Tensor) -> None:
         """Count a batch of the backbone's features ``[k, features]``; none returns to the host."""
-        for part in torch.split(features, self._most):  # type: ignore[no-untyped-call]
+        for part in torch.split(features, self._most):
             self._add(part)
 
     def _add(self, features: torch.Tensor) -> None:
