@@ -88,6 +88,7 @@ def rho_for(sigma: float, sensitivity: float) -> float:
     return sensitivity**2 / (2 * sigma**2)
 
 
+@lru_cache(maxsize=1024)  # sites of one run spend much the same
 def epsilon_of(rho: float, delta: float) -> float:
     """Return the epsilon of a zCDP budget at `delta`, by dp-accounting's RdpAccountant.
 
