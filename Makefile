@@ -28,10 +28,10 @@ test: install
 	$(MAKE) --jobs=4 --output-sync=target lint test-deployment test-engine test-rest
 
 test-deployment: install
-	$(BIN)/python -m pytest -m deployment tests/fl_server
+	$(BIN)/python -m pytest -m deployment
 
 test-engine: install
-	$(BIN)/python -m pytest -m "engine and not deployment" tests/fl_server
+	$(BIN)/python -m pytest -m "engine and not deployment"
 
 test-rest: install
 	$(BIN)/python -m pytest -m "not engine"
