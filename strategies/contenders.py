@@ -99,7 +99,8 @@ def slack(
 ) -> NDArray[np.float64]:
     """Bound how far scores may be from those of the exact fingerprints.
 
-    Scales, bodies and the question are rounded once each, products and sums `terms` times at most. All products of the bodies are positive, so their sum is the sum of their sizes.
+    Scales, bodies and the question are rounded once each, products and sums `terms` times at most.
+    All products of the bodies are positive, so their sum is the sum of their sizes.
 
     Parameters
     ----------
