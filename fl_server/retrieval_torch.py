@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fl_server.pool_store import FingerprintStore
 from protocol.errors import ConfigError
 from strategies.augmented import Layout, Records, scale, sides
-from strategies.contenders import CHUNK, Batch, contenders, slack
+from strategies.contenders import CHUNK, contenders, slack
 from strategies.retrieval import Question
 
 if TYPE_CHECKING:
@@ -93,11 +93,12 @@ class TorchIndex:
         import torch
 
         values = np.empty((self.store.size, len(asked)))  # [n, T]
-        batch = Batch.of(asked)
-        body = torch.from_numpy(batch.body).to(self.device)  # [m b, T]
+        constants = np.stack([q.sides for q in asked], axis=1)  # [m, T]
+        bodies = np.stack([q.body for q in asked], axis=1, dtype=np.float32)
+        body = torch.from_numpy(bodies).to(self.device)  # [m b, T]
         for start, block in self._blocks():
             values[start : start + len(block.sides)] = (
-                _products(block, body, self.store.layout) + block.sides @ batch.sides
+                _products(block, body, self.store.layout) + block.sides @ constants
             )
         return [
             contenders(column, slack(column, q), k, allowed)

@@ -6,7 +6,9 @@ with the unit roundoff *u* (Higham, *Accuracy and Stability of Numerical Algorit
 Whoever comes within that bound of the k-th best is a *contender*, and contenders are few.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from strategies.augmented import Layout, Records, scale, sides
 from strategies.retrieval import Question
 
-__all__ = ["CHUNK", "Batch", "contenders", "scores", "slack"]
+__all__ = ["CHUNK", "Batch", "Factor", "Rows", "by_numpy", "contenders", "scores", "slack"]
 
 CHUNK = 4096
 """Products that are summed in float32 at most, or those of one feature if it has more bins; sums
@@ -26,32 +28,68 @@ _U32, _U64 = 2.0**-24, 2.0**-53  # unit roundoffs
 _SAFETY = 1.01  # higher orders of u, and the rounding of the bound itself
 
 
+Rows = NDArray[np.float32] | NDArray[np.float64]
+Factor = Callable[[Rows], Rows]
+"""Multiplies rows of a chunk, ``[k, c]``, with the questions' part of it, ``[c, T]``."""
+
+
+def by_numpy(weights: Rows) -> Factor:
+    """Return the factor that numpy multiplies with."""
+    return lambda rows: np.asarray(rows @ weights)
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Questions side by side, as a product takes them.
+    """Questions side by side, as products take them.
 
     Parameters
     ----------
     layout
         Of the sources' records.
-    body
-        float32, or float64 for a product that is slower and has a far smaller `slack`,
-        ``[m * b, T]``.
+    step
+        Features of a chunk.
+    factors
+        A factor for each chunk of the bodies.
     sides
         float64 ``[m, T]`` or ``[m + 1, T]``.
+    dtype
+        Of the products: float64 is slower, with a far smaller `slack`.
     """
 
     layout: Layout
-    body: NDArray[np.float32] | NDArray[np.float64]
+    step: int
+    factors: Sequence[Factor]
     sides: NDArray[np.float64]
+    dtype: np.dtype[np.float32] | np.dtype[np.float64]
 
     @classmethod
-    def of(cls, asked: Sequence[Question], *, precise: bool = False) -> "Batch":
-        """Put T questions of one layout side by side."""
-        body = np.empty((asked[0].body.size, len(asked)), np.float64 if precise else np.float32)
+    def of(
+        cls,
+        asked: Sequence[Question],
+        *,
+        precise: bool = False,
+        factor: Callable[[Rows], Factor] = by_numpy,
+    ) -> Batch:
+        """Put T questions of one layout side by side.
+
+        Parameters
+        ----------
+        asked
+            The questions.
+        precise
+            Whether to multiply in float64.
+        factor
+            Makes a factor of float32 or float64 weights ``[c, T]``.
+        """
+        layout = asked[0].layout
+        dtype = np.dtype(np.float64) if precise else np.dtype(np.float32)
+        body: Rows = np.empty((asked[0].body.size, len(asked)), dtype)  # [m b, T]
         for column, q in zip(body.T, asked, strict=True):
             column[:] = q.body
-        return cls(asked[0].layout, body, np.stack([q.sides for q in asked], axis=1))
+        step = max(1, CHUNK // layout.bins)
+        parts = range(0, len(body), step * layout.bins)
+        factors = [factor(body[i : i + step * layout.bins]) for i in parts]
+        return cls(layout, step, factors, np.stack([q.sides for q in asked], axis=1), dtype)
 
 
 def scores(records: Records, batch: Batch) -> NDArray[np.float64]:
@@ -70,28 +108,27 @@ def scores(records: Records, batch: Batch) -> NDArray[np.float64]:
         Shape ``[k, T]``.
     """
     out: NDArray[np.float64] = sides(records, batch.layout) @ batch.sides  # [k, T]
-    room = np.empty(_ROWS * max(CHUNK, batch.layout.bins), batch.body.dtype)
+    room: Rows = np.empty(_ROWS * batch.step * batch.layout.bins, batch.dtype)
     for start in range(0, len(records), _ROWS):
         part = slice(start, start + _ROWS)
         out[part] += _bodies(records[part], batch, room)
     return out
 
 
-def _bodies(records: Records, batch: Batch, room: NDArray[np.floating]) -> NDArray[np.float64]:
+def _bodies(records: Records, batch: Batch, room: Rows) -> NDArray[np.float64]:
     """Return the part of the scores that the bodies make, ``[k, T]``."""
-    counts, factors = records["counts"], scale(records)  # [k, m, b], [k, m]
-    k, m, b = counts.shape
-    even = bool((factors == factors[:, :1]).all())  # then the sums can be scaled instead
-    out = np.zeros((k, batch.body.shape[1]))
-    step = max(1, CHUNK // b)
-    for i in range(0, m, step):
-        chunk = counts[:, i : i + step]  # [k, f, b]
+    counts, by = records["counts"], scale(records)  # [k, m, b], [k, m]
+    even = bool((by == by[:, :1]).all())  # then the sums can be scaled instead
+    out = np.zeros((len(records), batch.sides.shape[1]))
+    for i, multiply in enumerate(batch.factors):
+        features = slice(i * batch.step, (i + 1) * batch.step)
+        chunk = counts[:, features]  # [k, f, b]
         rows = room[: chunk.size].reshape(chunk.shape)
         np.copyto(rows, chunk, casting="same_kind")
         if not even:
-            rows *= factors[:, i : i + step, None].astype(rows.dtype)
-        out += rows.reshape(k, -1) @ batch.body[i * b : (i + step) * b]
-    return out * factors[:, :1] if even else out
+            rows *= by[:, features, None].astype(rows.dtype)
+        out += multiply(rows.reshape(len(rows), -1))
+    return out * by[:, :1] if even else out
 
 
 def slack(

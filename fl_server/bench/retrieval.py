@@ -154,15 +154,16 @@ def _rounding(store: FingerprintStore, asked: Sequence[Question]) -> dict[str, f
 
     Nobody looks twice here: who scores best among the first few thousand is the answer.
     """
-    exact, batch = Batch.of(asked, precise=True), Batch.of(asked)
+    exact = Batch.of(asked, precise=True)
+    body = np.stack([q.body for q in asked], axis=1, dtype=np.float32)  # [m b, T]
     kept: dict[str, list[Scores]] = {"exact": []}
     records = store.take(np.arange(min(SOME, len(store))))
     for i in range(0, len(records), FEW):
         part = records[i : i + FEW]
         kept["exact"].append(scores(part, exact))
-        constants = sides(part, store.layout) @ batch.sides  # [k, T]
+        constants = sides(part, store.layout) @ exact.sides  # [k, T]
         for name, rows in _rounded(decode(part)).items():
-            kept.setdefault(name, []).append(rows.reshape(len(rows), -1) @ batch.body + constants)
+            kept.setdefault(name, []).append(rows.reshape(len(rows), -1) @ body + constants)
     best = {name: np.argsort(-np.concatenate(p), axis=0)[:TOP].T for name, p in kept.items()}
     return {
         f"unchanged_{name}": _unchanged(best[name], best["exact"])

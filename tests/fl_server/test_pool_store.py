@@ -51,7 +51,7 @@ def expected(target: Fingerprint, measure: str, ids: list[str]) -> list[str]:
     return [ids[i] for i in sorted(range(len(ids)), key=lambda i: (column[i], ids[i]))]
 
 
-@pytest.mark.parametrize("device", ["cpu", "torch", "torch kept", "faiss"])
+@pytest.mark.parametrize("device", ["cpu", "onednn", "torch", "torch kept", "faiss"])
 @pytest.mark.parametrize("measure", sorted(MEASURES))
 def test_every_index_gives_the_order_of_the_matrix(
     tmp_path: Path, measure: str, device: str, monkeypatch: pytest.MonkeyPatch
@@ -64,6 +64,10 @@ def test_every_index_gives_the_order_of_the_matrix(
     if device.startswith("torch"):
         index: Index = TorchIndex(store, "cpu")
         monkeypatch.setattr(index, "_keep", device == "torch kept")  # as on a GPU with room
+    elif device == "onednn":
+        monkeypatch.setattr(pool_search, "_WIDE", 1)
+        monkeypatch.setattr(pool_search, "_LONG", 1)
+        index = make_index(store, "cpu")
     else:
         index = make_index(store, device)
     ids = list(TASKS)
