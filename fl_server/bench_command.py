@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -60,16 +60,13 @@ def bench(
     Each ratio is the peer's or the limit's time divided by fedprint's: higher is better.
     """
     facts = machine()
+    asked = Options(Path(), threads or available_cores(), turns, device, size.value)
     found: dict[str, Findings] = {}
     for entry in _chosen(name):
         with tempfile.TemporaryDirectory(prefix="fedprint-bench-") as scratch:
-            options = Options(
-                Path(scratch), threads or available_cores(), turns, device, size.value
-            )
-            found[entry.name] = entry.load()(options)
+            found[entry.name] = entry.load()(replace(asked, scratch=Path(scratch)))
         _show(entry.name, found[entry.name])
     if json is not None:
-        asked = {"threads": threads or available_cores(), "turns": turns, "size": size.value}
         atomic_json(json, _as_json(facts, asked, found))
 
 
@@ -102,12 +99,17 @@ def _show(name: str, findings: Findings) -> None:
 
 
 def _as_json(
-    facts: Mapping[str, object], asked: Mapping[str, object], found: Mapping[str, Findings]
+    facts: Mapping[str, object], asked: Options, found: Mapping[str, Findings]
 ) -> dict[str, object]:
     ratios = {key: r for findings in found.values() for key, r in findings.ratios.items()}
     return {
         "machine": facts,
-        "options": asked,
+        "options": {
+            "threads": asked.threads,
+            "turns": asked.turns,
+            "device": asked.device,
+            "size": asked.size,
+        },
         "ratios": {key: r.median for key, r in ratios.items()},
         "turns": {key: asdict(r) for key, r in ratios.items()},
         "figures": {name: dict(findings.figures) for name, findings in found.items()},
