@@ -9,9 +9,28 @@ from flwr.serverapp import Grid
 
 from protocol.errors import FedprintError, VerificationError
 from protocol.records import refusal
-from strategies.inbox import POLL_SECONDS, OnReply, arrived, push, receive
+from strategies.inbox import (
+    AT_ONCE,
+    LEAST_SECONDS,
+    POLL_SECONDS,
+    OnReply,
+    arrived,
+    push,
+    receive,
+    take,
+)
 
-__all__ = ["POLL_SECONDS", "Problem", "arrived", "ask", "content_of", "push"]
+__all__ = [
+    "AT_ONCE",
+    "LEAST_SECONDS",
+    "POLL_SECONDS",
+    "Problem",
+    "arrived",
+    "ask",
+    "content_of",
+    "push",
+    "take",
+]
 
 
 class Problem(VerificationError):
@@ -28,6 +47,7 @@ def ask(
     message_type: str,
     timeout: float,
     on_reply: OnReply | None = None,
+    at_once: int | None = None,
 ) -> dict[int, Message]:
     """Send one message a node; return the replies by the node that was asked.
 
@@ -43,11 +63,13 @@ def ask(
         Seconds to wait for all replies.
     on_reply : callable, optional
         Given node and reply as each arrives, not only at the end.
+    at_once : int, optional
+        See `strategies.inbox.receive`.
     """
     messages = [
         Message(content, dst_node_id=node, message_type=message_type) for node, content in requests
     ]
-    return receive(grid, messages, timeout, on_reply)
+    return receive(grid, messages, timeout, on_reply, at_once)
 
 
 def content_of(reply: Message | None) -> RecordDict:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fl_server.asking import POLL_SECONDS, Problem, arrived, content_of, push
+from fl_server.asking import POLL_SECONDS, Problem, arrived, content_of, push, take
 from fl_server.privacy import require_terms
 from fl_server.progress import Progress
 from fl_server.received import Received, Release
@@ -29,6 +30,7 @@ log = logging.getLogger("fedprint")
 AWAITING = "awaiting-approval"
 ASK_AGAIN_SECONDS = 5.0
 ROSTER_SECONDS = 1.0
+SIMULATED_SECONDS = 0.02  # between looks, where a reply costs no way through a network
 BATCH, BATCH_BYTES = 64, 8 * 1024 * 1024
 """Most releases, and about the most bytes of them, that wait in memory for the disk."""
 
@@ -76,6 +78,7 @@ class Collector:
         self._grid, self._outcome, self._roster = grid, outcome, roster
         self._received, self._progress = received, progress
         self._sites: dict[int, str] = {}
+        self._line: deque[int] = deque()  # nodes to ask as soon as there is room
         self._pending: dict[str, tuple[int, str]] = {}  # message id: node, nonce
         self._awaiting: set[int] = set()  # nodes where a person must approve first
         self._again: dict[int, float] = {}  # when to ask them again
@@ -103,17 +106,17 @@ class Collector:
         started = time.monotonic()
         self._approval_ends = started + approval
         self._meet(timeout)
-        while self._pending or self._again:
+        while self._line or self._pending or self._again:
             self._pull(may_wait=time.monotonic() - started < approval)
             over = time.monotonic() - started
             if over > (max(timeout, approval) if self._awaiting else timeout):
                 break
-            if self._pending or self._again:
-                time.sleep(POLL_SECONDS)
+            if self._line or self._pending or self._again:
+                time.sleep(POLL_SECONDS if self._roster.at_once is None else SIMULATED_SECONDS)
             self._ask([node for node, due in self._again.items() if time.monotonic() >= due])
             self._meet(timeout)
         with self._outcome.log.together(), self._showing():
-            for node in {node for node, _ in self._pending.values()} | self._again.keys():
+            for node in self._awaited():
                 self._lose(self._sites[node], Problem("no-reply", "did not answer in time"))
         self._outcome.releases = dict(sorted(self._outcome.releases.items()))
         self._outcome.left_out.sort(key=lambda gone: gone.site)
@@ -130,11 +133,14 @@ class Collector:
         if fresh:
             self._outcome.log.trusted(self._roster.store)
         if fresh and self._progress is not None:
-            before = {node for node, _ in self._pending.values()} | self._again.keys()
-            waiting = [self._sites[node] for node in sorted(before)]
+            waiting = [self._sites[node] for node in sorted(self._awaited())]
             self._progress.phase("fingerprints", [*waiting, *fresh.values()], timeout)
         self._asked += len(fresh)
         self._ask(list(fresh))
+
+    def _awaited(self) -> set[int]:
+        asked = {node for node, _ in self._pending.values()}
+        return asked | self._again.keys() | set(self._line)
 
     def _is_known(self, node: int, site: str) -> bool:
         release = self._outcome.releases.get(site)
@@ -142,7 +148,16 @@ class Collector:
             self._outcome.releases[site] = release.at(node)
         return release is not None or site in self._skip
 
-    def _ask(self, nodes: list[int]) -> None:
+    def _ask(self, nodes: Sequence[int]) -> None:
+        """Ask these nodes too, and as many of those in line as may be asked at once."""
+        self._line.extend(nodes)
+        for node in nodes:
+            self._again.pop(node, None)
+        fresh = take(self._line, self._roster.at_once, len(self._pending))
+        if fresh:
+            self._send(fresh)
+
+    def _send(self, nodes: Sequence[int]) -> None:
         nonces = [new_nonce() for _ in nodes]
         outcome = self._outcome
         messages = [
@@ -153,10 +168,6 @@ class Collector:
             )
             for node, nonce in zip(nodes, nonces, strict=True)
         ]
-        for node in nodes:
-            self._again.pop(node, None)
-        if not messages:
-            return
         nonce_of = dict(zip(nodes, nonces, strict=True))
         with outcome.log.together():
             for node in nonce_of.keys() - self._awaiting:  # those are asked every few seconds
@@ -242,7 +253,7 @@ class Collector:
             self._outcome.log.released(site, release.digests)
             if self._progress is not None:
                 self._progress.done(site, f"{sizes[site]} bytes verified")
-        done = self._asked - len(self._pending) - len(self._again)
+        done = self._asked - len(self._awaited())
         log.info("fingerprints: %d of %d sites answered", done, self._asked)
         batch.releases.clear()
         batch.nonces.clear()

@@ -15,7 +15,7 @@ from flwr.app import MessageType
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from fl_server.asking import Problem, ask, content_of
+from fl_server.asking import AT_ONCE, Problem, ask, content_of
 from protocol.errors import ConfigError, DuplicateSite, FedprintError
 from protocol.keys import key_id
 from protocol.records import Hello, from_hello, hello_request
@@ -27,9 +27,10 @@ LeaveOut = Callable[[str, FedprintError], None]
 
 
 class Roster(Protocol):
-    """Knows the sites behind the connected nodes."""
+    """Knows the sites behind the connected nodes, and how many of them to ask at once."""
 
     store: TrustStore
+    at_once: int | None
 
     def connected(self) -> int:
         """Return how many nodes that may take part are connected now."""
@@ -50,6 +51,8 @@ class EnrolledRoster:
     leave_out : callable
         Told of nodes that may not take part, once each.
     """
+
+    at_once: int | None = None  # one that is gone must not keep the others waiting
 
     def __init__(self, grid: Grid, store: TrustStore, leave_out: LeaveOut) -> None:
         self.store = store
@@ -127,6 +130,8 @@ class RollCall:
         From `arrivals`, if the nodes are SuperNodes: what those say of themselves proves nothing.
     """
 
+    at_once: int | None = AT_ONCE
+
     def __init__(self, grid: Grid, run: str, leave_out: LeaveOut) -> None:
         self.store = TrustStore.empty()
         self._grid, self._run, self._leave_out = grid, run, leave_out
@@ -153,7 +158,8 @@ class RollCall:
     def _hellos(self, timeout: float) -> dict[int, Hello]:
         nodes = sorted(self._grid.get_node_ids())
         requests = [(node, hello_request(self._run)) for node in nodes]
-        replies = ask(self._grid, requests, f"{MessageType.QUERY}.hello", timeout)
+        hello = f"{MessageType.QUERY}.hello"
+        replies = ask(self._grid, requests, hello, timeout, at_once=self.at_once)
         hellos = {}
         for node in nodes:
             try:

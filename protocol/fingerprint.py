@@ -57,10 +57,11 @@ class Fingerprint:
 
         Negative (noised) counts are taken as 0, and a row without any count as uniform.
         """
-        counts = np.maximum(self.counts, 0).astype(np.float64)  # [m, b]
-        totals = counts.sum(axis=1, keepdims=True)  # [m, 1]
-        uniform = np.full_like(counts, 1.0 / counts.shape[1])
-        rows: NDArray[np.float64] = np.divide(counts, totals, out=uniform, where=totals > 0)
+        rows: NDArray[np.float64] = np.maximum(self.counts, 0).astype(np.float64)  # [m, b]
+        totals = rows.sum(axis=1)  # [m]
+        rows[totals == 0] = 1.0
+        totals[totals == 0] = rows.shape[1]
+        rows /= totals[:, None]
         return rows
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -30,6 +31,11 @@ SHARE = 0.1
 lies there for a tenth of the time that it took, and one that takes long costs few looks."""
 
 LEAST_SECONDS = 0.005
+
+AT_ONCE = 128
+"""Messages that Flower's simulation engine is given at a time: it looks through all of them for
+every node again and again, so a thousand at once would keep it from its work."""
+
 TEXT_LIMIT = 500  # of what a site says went wrong; it ends up in logs, reports and on terminals
 
 
@@ -38,6 +44,7 @@ def receive(
     messages: Sequence[Message],
     timeout: float | None = None,
     on_reply: OnReply | None = None,
+    at_once: int | None = None,
 ) -> dict[int, Message]:
     """Send one message a node; return the replies by the node that was asked.
 
@@ -51,12 +58,19 @@ def receive(
         Seconds to wait for all replies; for ever without.
     on_reply : callable, optional
         Given node and reply as each arrives, not only at the end.
+    at_once : int, optional
+        Most messages that wait for a reply at a time; all of them without. For simulated nodes:
+        one that is gone would keep others from being asked.
     """
-    waiting = push(grid, messages)
+    line: deque[Message] = deque(messages)
+    waiting: dict[str, int] = {}
     replies: dict[int, Message] = {}
     sent = time.monotonic()
     deadline = sent + (math.inf if timeout is None else timeout)
-    while waiting:
+    while line or waiting:
+        if fresh := take(line, at_once, len(waiting)):
+            waiting |= push(grid, fresh)
+            sent = time.monotonic()
         over = time.monotonic() >= deadline
         for node, reply in arrived(grid, waiting, every=over):
             replies[node] = reply
@@ -68,6 +82,12 @@ def receive(
             pause = max(LEAST_SECONDS, SHARE * (time.monotonic() - sent))
             time.sleep(min(POLL_SECONDS, pause))
     return replies
+
+
+def take(line: deque[T], at_once: int | None, waiting: int) -> list[T]:
+    """Take from the front of a line as many as may go, with so many on their way."""
+    room = len(line) if at_once is None else min(len(line), at_once - waiting)
+    return [line.popleft() for _ in range(room)]
 
 
 def push(grid: Grid, messages: Sequence[Message]) -> dict[str, int]:

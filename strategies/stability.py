@@ -1,9 +1,11 @@
 """How steady groups are when the histograms are resampled."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from strategies.dendrogram import Partition
 from strategies.excess import (
@@ -23,6 +25,7 @@ FloatArray = NDArray[np.float64]
 # The features of one image go together, which histograms do not show. Resampling all of them as
 # if they were independent would average the noise away, so each draw keeps this many at random.
 _FEATURES = 64
+_AT_ONCE = 4  # draws; each takes some hundred bytes a bin
 
 
 def stability(
@@ -60,21 +63,24 @@ def stability(
     """
     if draws == 0:
         return None
-    rng = np.random.default_rng(seed)
     member = together(groups, len(rows))  # [k, k]
-    total = np.zeros(len(rows))
-    for _ in range(draws):
+
+    def draw(rng: np.random.Generator) -> FloatArray:
+        """Return the overlap of each site's groups, ``[k]``."""
         keep = np.sort(rng.permutation(rows.shape[1])[:_FEATURES])
         kept = rows[:, keep]  # [k, m', b]
-        again = resample(kept, images, rng)
-        new = overlap([below_edges(again)])
+        new = overlap([below_edges(resample(kept, images, rng))])
         old = population_spread(spread_below(below_edges(kept)), images, sampling_draws)  # [k]
         # the first sampling and the second one both scatter
         variance = old * per_sample(images, sampling_draws)
         variance += population_spread(new.spread, images) * per_sample(images)
         found = find(relative(debiased(new.squared, variance), old))
         now = together(found, len(rows))
-        total += (member & now).sum(axis=1) / (member | now).sum(axis=1)
+        return np.asarray((member & now).sum(axis=1) / (member | now).sum(axis=1))
+
+    generators = np.random.default_rng(seed).spawn(draws)
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(_AT_ONCE) as pool:
+        total = sum(pool.map(draw, generators), np.zeros(len(rows)))
     return [float(value) for value in total / draws]
 
 

@@ -246,7 +246,10 @@ def stack(fingerprints: Sequence[Fingerprint], spec: Spec) -> FloatArray:
         If one was made by another spec.
     """
     require_one_spec(fingerprints, spec)
-    return np.stack([fingerprint.rows for fingerprint in fingerprints])  # [k, m, b]
+    rows = np.empty((len(fingerprints), spec.width, spec.bins))  # [k, m, b]
+    for row, fingerprint in zip(rows, fingerprints, strict=True):
+        row[:] = fingerprint.rows  # one at a time: all of them would lie in memory twice
+    return rows
 
 
 def require_one_spec(fingerprints: Sequence[Fingerprint], spec: Spec) -> None:
