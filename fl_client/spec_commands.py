@@ -101,6 +101,12 @@ def spec_calibrate(
             min=0, help="0: each image once, centre crop. N: N draws, random crop and flip."
         ),
     ] = 0,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Intensities in scanner units that become black and white.", metavar="LOW HIGH"
+        ),
+    ] = None,
     images: Annotated[
         list[str] | None, typer.Option(help="Name of a public image set; may be repeated.")
     ] = None,
@@ -112,7 +118,8 @@ def spec_calibrate(
 
     Never calibrate on a site's images: the edges are published with the spec. The paper's sampling
     rule is --draws 10000. A spec for private releases counts few directions in few bins, which
-    noise harms least: --components 8 --bins 5.
+    noise harms least: --components 8 --bins 5. Volumes need a window, in scanner units, and so does
+    DICOM if all sites are to see it alike: --window -160 240 shows soft tissue in CT.
 
     Example: fedprint spec calibrate public/ --backbone resnet34.a1_in1k --bins 100
     --draws 10000 --name resnet34-100 --out resnet34-100.json
@@ -132,6 +139,7 @@ def spec_calibrate(
         resize=resize,
         crop=crop,
         sampling=sampling,
+        window=window,
     )
     started = time.monotonic()
     spec = calibrate(

@@ -254,7 +254,7 @@ def test_images_that_cannot_be_read(north: SiteSettings) -> None:
     found = look(north, *IMAGE_CHECKS, images=0)["unreadable-images"]
     assert found.found == (
         "2 of 25 cannot be read: grey/000.png (UnidentifiedImageError), grey/float.tif "
-        "(32-bit pixels)"
+        "(has 32-bit pixels without a known range)"
     )
 
 
