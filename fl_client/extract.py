@@ -31,7 +31,7 @@ from fl_client.images import Pixels, chance_of, check_preprocess, make_views, pi
 from fl_client.progress import show_progress
 from fl_client.site import ImageItem
 from protocol.errors import ConfigError, DataError
-from protocol.spec import Spec
+from protocol.spec import Sampling, Spec
 
 BATCH_SIZE = 32
 VIEWS = 8  # of one image that are made at once
@@ -115,7 +115,7 @@ def extract(
     total = spec.sampling.draws or len(images)
     started = time.monotonic()
     with ThreadPoolExecutor(workers or default_workers(), "decode") as pool:
-        order = _order(images, spec, pool)
+        order = _order(images, spec.sampling, pool, spec.preprocess.window)
         # on a CPU, decoding during the forward pass would only take its cores away
         overlap = place.type != "cpu"
         ahead = batch_size * (4 if overlap else 1)
@@ -190,14 +190,18 @@ def forward(
     return features.float()
 
 
-def _order(images: Sequence[ImageItem], spec: Spec, pool: ThreadPoolExecutor) -> Order:
+def _order(
+    images: Sequence[ImageItem],
+    sampling: Sampling,
+    pool: ThreadPoolExecutor,
+    window: tuple[float, float] | None = None,
+) -> Order:
     """Decide which image is viewed by which draws, in an order that content alone decides."""
-    sampling = spec.sampling
     if sampling.rule == "each-once":
         digests = list(pool.map(ImageItem.content_digest, images))
         return [(index, [0]) for index in sorted(range(len(images)), key=lambda i: digests[i])]
     # here the choice itself depends on the order, so it goes by decoded pixels, not by files
-    digests = list(_decoded(pool, partial(_digest_item, spec), images, 64, overlap=True))
+    digests = list(_decoded(pool, partial(_digest_item, window), images, 64, overlap=True))
     ranked = sorted(range(len(images)), key=lambda i: digests[i])
     everything = hashlib.sha256(b"".join(digests[i] for i in ranked)).digest()
     draws: dict[int, list[int]] = {}
@@ -212,8 +216,8 @@ def _order(images: Sequence[ImageItem], spec: Spec, pool: ThreadPoolExecutor) ->
     ]
 
 
-def _digest_item(spec: Spec, item: ImageItem) -> bytes:
-    return pixel_digest(item.pixels(spec.preprocess.window))
+def _digest_item(window: tuple[float, float] | None, item: ImageItem) -> bytes:
+    return pixel_digest(item.pixels(window))
 
 
 def _make(images: Sequence[ImageItem], spec: Spec, entry: tuple[int, list[int]]) -> Pixels:

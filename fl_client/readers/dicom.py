@@ -12,16 +12,17 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from fl_client.images import LARGEST, Pixels, array_to_rgb
 from fl_client.readers.cut import Cut
 from fl_client.readers.dicom_window import of_frame, to_grey
 from fl_client.readers.source import BurntIn, Source, Stamp, Window, stamp_of
-from fl_client.readers.window import grey
+from fl_client.readers.window import grey, to_eight_bits
 from protocol.errors import DataError
 
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
@@ -94,7 +95,8 @@ class Frame(Source):
             values = to_grey(stored, of_frame(header, self.frame), window, where)
             return grey(np.bitwise_not(values) if kind == "MONOCHROME1" else values)
         if kind == "PALETTE COLOR":
-            return _colour(apply_color_lut(stored, header), 16, self.path)
+            shown = apply_color_lut(stored, header)
+            return _colour(shown, shown.dtype.itemsize * 8, self.path)
         return _colour(stored, int(header.BitsStored), self.path)
 
 
@@ -116,6 +118,10 @@ def expand(path: Path, _cut: Cut) -> list[Source]:
 def _header(path: Path, _stamp: Stamp) -> _Header:
     """Read the header of a file, once as long as it does not change."""
     try:
+        if read_file_meta_info(path).TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+            raise DataError(  # it may unpack to a thousand times its size
+                f"image {path} is deflated as a whole: save it with another transfer syntax"
+            )
         read = pydicom.dcmread(path, stop_before_pixels=True)
         if "Rows" not in read or "PhotometricInterpretation" not in read:
             raise DataError(
@@ -128,11 +134,11 @@ def _header(path: Path, _stamp: Stamp) -> _Header:
             raise DataError(
                 f"image {path} declares {frames} frames, at most {_MOST_FRAMES} are read: split it"
             )
+        return replace(header, fault=_fault(read, header, path))
     except DataError:
         raise
     except Exception as error:  # a damaged file can make a parser raise nearly anything
         raise _unreadable(path, error) from error
-    return replace(header, fault=_fault(read, header, path))
 
 
 def _subject(read: FileDataset) -> str | None:
@@ -158,8 +164,9 @@ def _fault(read: FileDataset, header: _Header, path: Path) -> str:
 
 def _no_decoder(read: FileDataset, path: Path) -> str:
     syntax = read.file_meta.TransferSyntaxUID
-    if syntax == DeflatedExplicitVRLittleEndian:
-        return f"image {path} is deflated as a whole: save it with another transfer syntax"
+    palette = str(read.PhotometricInterpretation) == "PALETTE COLOR"
+    if syntax == ExplicitVRBigEndian and palette:  # whose bytes nobody agrees how to swap
+        return f"image {path} has a palette in big-endian bytes: save it with another syntax"
     try:
         found = get_decoder(syntax).is_available
     except NotImplementedError:
@@ -178,8 +185,9 @@ def _class_of(read: FileDataset) -> str:
 
 
 def _colour(values: NDArray[np.generic], bits: int, path: Path) -> Pixels:
-    if values.dtype == np.uint16 and bits < 16:
-        values = (values.astype(np.uint32) * 65535 // (2**bits - 1)).astype(np.uint16)
+    """Scale RGB values of any depth by the full range of their bits."""
+    if values.dtype != np.uint8 or bits < 8:
+        values = to_eight_bits(values, (0, 2**bits - 1))
     return array_to_rgb(values, f"image {path}")
 
 

@@ -74,9 +74,9 @@ class Slice(Source):
             return grey(stored.astype(np.uint8))
         if window is None:
             raise DataError(
-                f"image {self.path} holds {volume.stored.dtype} values in scanner units, and the "
-                "spec has no window for them: take a spec with one, or make it with `fedprint spec "
-                "calibrate ... --window LOW HIGH`"
+                f"image {self.path} holds {volume.stored.dtype.name} values in scanner units, and "
+                "the spec has no window for them: take a spec with one, or make it with `fedprint "
+                "spec calibrate ... --window LOW HIGH`"
             )
         values = stored.astype(np.float64) * volume.slope + volume.intercept
         return grey(to_eight_bits(values, window))
@@ -108,8 +108,9 @@ def _shape(path: Path, _stamp: Stamp) -> tuple[int, int, int]:
             "example the mean over time"
         )
     shape = given + (1,) * (3 - len(given))
-    if image.get_data_dtype().kind not in "iuf":
-        raise DataError(f"image {path} holds {image.get_data_dtype()} values: give one number each")
+    kind = image.get_data_dtype()
+    if kind.kind not in "iuf":
+        raise DataError(f"image {path} holds {kind.name} values: give one number each")
     largest = max(shape[0] * shape[1], shape[0] * shape[2], shape[1] * shape[2])
     if min(shape) < 1 or prod(shape) > _MOST_VOXELS or largest > LARGEST:
         raise DataError(

@@ -97,8 +97,8 @@ def tile_at(path: Path, cut: Cut, x: int, y: int) -> Tile:
         If the slide cannot be read, or the tile does not lie within.
     """
     slide = _open(path, stamp_of(path))
-    side, (width, height) = _side_at_0(slide, cut, path), slide.dimensions
-    if x + side > width + 1 or y + side > height + 1:
+    side, (width, height) = int(_side_at_0(slide, cut, path)), slide.dimensions
+    if x + side > width or y + side > height:
         raise DataError(
             f"image {path}: the tile at x = {x}, y = {y} ends outside the slide of {width} x "
             f"{height} pixels: correct the manifest"
