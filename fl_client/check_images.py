@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from fl_client.check_sizes import odd_sizes
-from fl_client.finding import Check, Finding, Visit, failed, ok
+from fl_client.finding import DataCheck, DataVisit, Finding, failed, ok
 from fl_client.progress import show_progress
 from fl_client.readers.source import BurntIn
 from fl_client.site import ImageItem, read_site
@@ -20,11 +20,11 @@ _THREADS = 16  # reading headers waits for the disk or the network, not for the 
 _ANY_WINDOW = (0.0, 1.0)  # whether a spec has one is no fault of the images
 
 
-def check_data(visit: Visit) -> Iterator[Finding]:
+def check_data(visit: DataVisit) -> Iterator[Finding]:
     """See that the site's folder, manifest or npz file can be read."""
     site = visit.site
     try:
-        site = site or read_site(visit.settings.folder)
+        site = site or read_site(visit.folder)
     except DataError as error:  # once more, for what is wrong
         yield failed("data", str(error), "correct the data or [data] in site.toml", "bad-data")
         return
@@ -32,7 +32,7 @@ def check_data(visit: Visit) -> Iterator[Finding]:
     yield ok("data", f"{len(site.images)} images, {len(site.card.classes)} classes, {patients}")
 
 
-def check_images(visit: Visit) -> Iterator[Finding]:
+def check_images(visit: DataVisit) -> Iterator[Finding]:
     """Read the header of every image: whether it can be used, and whether its size is usual."""
     site = visit.site
     if site is None:
@@ -56,7 +56,7 @@ def check_images(visit: Visit) -> Iterator[Finding]:
     yield from odd_sizes((item.held.name, s) for item, s in looked if isinstance(s, tuple))
 
 
-def check_sample(visit: Visit) -> Iterator[Finding]:
+def check_sample(visit: DataVisit) -> Iterator[Finding]:
     """Decode some images fully; the same ones each time."""
     site = visit.site
     if site is None or not visit.images:
@@ -113,4 +113,4 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-IMAGE_CHECKS: tuple[Check, ...] = (check_data, check_images, check_sample)
+IMAGE_CHECKS: tuple[DataCheck, ...] = (check_data, check_images, check_sample)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator
 
 from fl_client.check_images import each
-from fl_client.finding import Check, Finding, Visit, failed, ok, warning
+from fl_client.finding import DataCheck, DataVisit, Finding, failed, ok, warning
 from fl_client.images import pixel_digest
 from fl_client.site import ImageItem, Site
 from fl_client.splits import split_site
@@ -17,7 +17,7 @@ FEW = 5
 """Images below which a class can hardly be learned."""
 
 
-def check_labels(visit: Visit) -> Iterator[Finding]:
+def check_labels(visit: DataVisit) -> Iterator[Finding]:
     """See that there are classes to tell apart, and enough images of each."""
     site = visit.site
     if site is None:
@@ -45,7 +45,7 @@ def check_labels(visit: Visit) -> Iterator[Finding]:
         yield ok("labels", shown)
 
 
-def check_splits(visit: Visit) -> Iterator[Finding]:
+def check_splits(visit: DataVisit) -> Iterator[Finding]:
     """See that there is something to train on, to choose by and to test on."""
     site = visit.site
     if site is None:
@@ -64,7 +64,7 @@ def check_splits(visit: Visit) -> Iterator[Finding]:
         yield ok("splits", found)
 
 
-def check_patients(visit: Visit) -> Iterator[Finding]:
+def check_patients(visit: DataVisit) -> Iterator[Finding]:
     """See that the files agree with the manifest on whose images they are."""
     site = visit.site
     if site is None:
@@ -89,7 +89,7 @@ def check_patients(visit: Visit) -> Iterator[Finding]:
         yield ok("patients", f"{len(parts)} by their files, each in one subject or split")
 
 
-def check_duplicates(visit: Visit) -> Iterator[Finding]:
+def check_duplicates(visit: DataVisit) -> Iterator[Finding]:
     """Look for images that are there twice where it spoils labels or test data."""
     site = visit.site
     if site is None:
@@ -166,4 +166,4 @@ def _pixels(item: ImageItem) -> bytes | None:
         return None
 
 
-LABEL_CHECKS: tuple[Check, ...] = (check_labels, check_splits, check_patients, check_duplicates)
+LABEL_CHECKS: tuple[DataCheck, ...] = (check_labels, check_splits, check_patients, check_duplicates)

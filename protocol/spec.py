@@ -183,6 +183,8 @@ class Spec(_Part):
         """
         if not self.ready:
             wide = "" if self.projection is None else f" --components {self.width}"
+            if self.preprocess.window is not None:
+                wide += " --window {:g} {:g}".format(*self.preprocess.window)
             raise ConfigError(
                 f"spec {self.name} is a recipe without bin edges: calibrate it first, on public "
                 f"images: fedprint spec calibrate FOLDER --backbone {self.backbone} --bins "
