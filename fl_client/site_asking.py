@@ -124,13 +124,12 @@ def _ask_listing(data: Path) -> DataTable:
 
 
 def _ask_task() -> TaskTable:
-    keywords = (word.strip() for word in _ask("Keywords, with commas").split(","))
-    return TaskTable(
-        name=_ask("Name of the task, such as brain tissue (empty: the site's name)") or None,
-        modality=_ask("Modality, such as MRI"),
-        anatomy=_ask("Anatomy, such as brain"),
-        keywords=[word for word in keywords if word],
-    )
+    name = _ask("Name of the task, such as brain tissue (empty: the site's name)")
+    modality = _ask("Modality, such as MRI")
+    anatomy = _ask("Anatomy, such as brain")
+    words = [word.strip() for word in _ask("Keywords, with commas").split(",")]
+    keywords = [word for word in words if word]
+    return TaskTable(name=name or None, modality=modality, anatomy=anatomy, keywords=keywords)
 
 
 def _kinds(data: Path) -> set[str]:
