@@ -20,6 +20,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from fl_client.images import LARGEST, Pixels, array_to_rgb
 from fl_client.readers.cut import Cut
+from fl_client.readers.dicom_codestream import encoded_size
 from fl_client.readers.dicom_window import of_frame, to_grey
 from fl_client.readers.source import BurntIn, Source, Stamp, Window, stamp_of
 from fl_client.readers.window import grey, to_eight_bits
@@ -85,7 +86,16 @@ class Frame(Source):
             raise _unreadable(self.path, error) from error
 
     def _decode(self, size: tuple[int, int], window: Window | None) -> Pixels:
-        header = pydicom.dcmread(self.path, stop_before_pixels=True)
+        with self.path.open("rb") as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True)
+            encoded = size
+            if header.file_meta.TransferSyntaxUID.is_compressed:
+                encoded = encoded_size(file, header, self.frame) or size
+        if encoded != size:
+            raise DataError(
+                f"image {self.path} declares {size[1]} x {size[0]} pixels and its compressed frame "
+                f"{encoded[1]} x {encoded[0]}: take it out"
+            )
         stored = pixel_array(self.path, index=self.frame)  # [h, w] or, in RGB, [h, w, 3]
         if stored.shape[:2] != size:
             raise ValueError(f"it holds {stored.shape[:2]} pixels and declares {size}")

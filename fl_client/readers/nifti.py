@@ -46,8 +46,8 @@ class _Volume:
 class Slice(Source):
     """One slice of a volume in its closest canonical orientation, turned by ``numpy.rot90``.
 
-    So axial and coronal slices have the patient's right on the left as NIfTI counts it, anterior or
-    superior is up; sagittal ones have anterior on the right.
+    So in axial and coronal slices anterior or superior is up and the patient's right on the right;
+    in sagittal ones superior is up and anterior on the right.
     """
 
     plane: Plane = "axial"

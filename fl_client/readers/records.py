@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fl_client.images import Pixels, picture_size, read_image
 from fl_client.readers.rows import Row, check_splits, inside, split_named
-from fl_client.readers.source import Source, Window
+from fl_client.readers.source import Picture, Source, Window
 from protocol.errors import DataError
 
 if TYPE_CHECKING:
@@ -193,6 +193,16 @@ def _rows(part: Dataset, name: str, split: str | None, records: Records, path: P
             raise DataError(
                 f"dataset {records.dataset}, row {where}: {records.subject} is empty: fill it in"
             )
-        source = Record(path, where, part, records.image, number)
+        source = _source(part, number, Record(path, where, part, records.image, number))
         rows.append(Row(source, text, str(subject).strip(), split))
     return rows
+
+
+def _source(part: Dataset, number: int, record: Record) -> Source:
+    """Return the row's picture: a file of its own where the dataset only names one."""
+    if not record.path.is_dir():
+        return record
+    file = Path(part[number][record.column]["path"])
+    if not file.resolve().is_relative_to(record.path.resolve()):
+        raise DataError(f"image {file} is a link out of {record.path}: copy the file instead")
+    return Picture(file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from fixtures_readers import Grey, brain, dicom, write_dicom, write_nifti, write
 from fl_client.extract import extract
 from fl_client.readers import Cut
 from fl_client.site import Site, read_site
+from fl_client.site_file import SiteFile
 from protocol.errors import DataError
 from protocol.spec import Spec
 
@@ -325,3 +328,11 @@ def test_a_kind_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
         f'image {tmp_path}/a/x.dcm is DICOM: run pip install "fedprint[dicom]" to read it'
     )
     assert dicom(np.zeros((4, 4), np.uint8)).Rows == 4
+
+
+def test_every_site_file_in_the_documentation_is_valid() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 7
+    for block in blocks:
+        SiteFile.model_validate(tomllib.loads(block))

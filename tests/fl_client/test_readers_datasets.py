@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import datasets
 import numpy as np
 import pytest
 from fixtures_sites import picture, write_classes
+from PIL import Image
 
+from fl_client.data_digest import known_digest
 from fl_client.site import Site, read_site, site_stamp
 from protocol.errors import DataError
 
@@ -22,8 +25,6 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(count: int, first: int = 0) -> object:
-    from PIL import Image
-
     features = datasets.Features(
         {
             "image": datasets.Image(),
@@ -100,6 +101,13 @@ def test_folders_as_a_dataset_are_the_folders(tmp_path: Path) -> None:
         i.content_digest() for i in loaded.images
     }
     assert [c.name for c in loaded.card.classes] == ["a", "b"]
+    before = known_digest(loaded)
+    Image.fromarray(picture(99)).save(tmp_path / "images" / "a" / "000.png")
+    assert known_digest(site(tmp_path, 'dataset = "imagefolder:images"')) != before
+    os.symlink(__file__, tmp_path / "images" / "b" / "link.png")
+    assert fails(tmp_path, 'dataset = "imagefolder:images"').endswith(
+        "b/link.png is a link out of SITE/images: copy the file instead"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import warnings
 from pathlib import Path
 
@@ -246,6 +247,27 @@ def test_real_files_that_cannot_be_used(name: str, message: str) -> None:
 def test_headers_that_lie(tmp_path: Path, elements: dict[str, object], message: str) -> None:
     (source,) = open_file(write_dicom(tmp_path / "x.dcm", RAMP, **elements))
     assert fault(source) == f"image FILE {message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("SC_rgb_jpeg_dcmtk.dcm", struct.pack(">2H", 100, 100)),
+        ("SC_rgb_jpeg_gdcm.dcm", struct.pack(">2H", 100, 100)),
+        ("MR_small_jpeg_ls_lossless.dcm", struct.pack(">2H", 64, 64)),
+        ("MR_small_jp2klossless.dcm", struct.pack(">2I", 64, 64)),
+    ],
+)
+def test_a_compressed_frame_that_lies(tmp_path: Path, name: str, size: bytes) -> None:
+    raw = sample(name)[0].path.read_bytes()
+    path = tmp_path / "x.dcm"
+    path.write_bytes(raw)
+    (source,) = open_file(path)
+    assert np.array_equal(shown(source), shown(sample(name)[0]))
+    at = raw.index(size, raw.index(b"\xe0\x7f\x10\x00"))  # after the tag of the pixel data
+    path.write_bytes(raw[:at] + b"\xff\xdc" * (len(size) // 2) + raw[at + len(size) :])
+    side = {4: 0xFFDC, 8: 0xFFDCFFDC}[len(size)]
+    assert fault(source).endswith(f" pixels and its compressed frame {side} x {side}: take it out")
 
 
 def test_a_syntax_without_a_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
