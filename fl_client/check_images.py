@@ -39,12 +39,7 @@ def check_images(visit: DataVisit) -> Iterator[Finding]:
         return
     looked = list(zip(site.images, each("image headers", site.images, _header), strict=True))
     burnt = [item for item, found in looked if isinstance(found, BurntIn)]
-    faults = [
-        (item, found)
-        for item, found in looked
-        if isinstance(found, DataError) and not isinstance(found, BurntIn)
-    ]
-    if faults:
+    if faults := _faults(looked):
         yield _unreadable("images", faults, len(site.images))
     else:
         yield ok("images", f"the headers of all {len(site.images) - len(burnt)} can be read")
@@ -62,12 +57,12 @@ def check_sample(visit: DataVisit) -> Iterator[Finding]:
     if site is None or not visit.images:
         return
     chosen = random.Random(0).sample(site.images, min(visit.images, len(site.images)))
-    looked = zip(chosen, each("images decoded", chosen, _decoded), strict=True)
-    faults = [(item, error) for item, error in looked if error is not None]
-    if faults:
+    looked = list(zip(chosen, each("images decoded", chosen, _decoded), strict=True))
+    if faults := _faults(looked):
         yield _unreadable("sample", faults, len(chosen))
     else:
-        yield ok("sample", f"{len(chosen)} images could be decoded")
+        good = sum(error is None for _, error in looked)
+        yield ok("sample", f"{good} images could be decoded")
 
 
 def each(label: str, items: Sequence[ImageItem], work: Callable[[ImageItem], T]) -> Iterator[T]:
@@ -88,11 +83,18 @@ def _header(item: ImageItem) -> tuple[int, int] | DataError:
 def _decoded(item: ImageItem) -> DataError | None:
     try:
         item.pixels(_ANY_WINDOW)
-    except BurntIn:
-        return None  # the check of the headers says so
     except DataError as error:
         return error
     return None
+
+
+def _faults(looked: Sequence[tuple[ImageItem, object]]) -> list[tuple[ImageItem, DataError]]:
+    """Return the images that cannot be read; burnt-in text is another finding."""
+    return [
+        (item, found)
+        for item, found in looked
+        if isinstance(found, DataError) and not isinstance(found, BurntIn)
+    ]
 
 
 def _unreadable(name: str, faults: list[tuple[ImageItem, DataError]], among: int) -> Finding:

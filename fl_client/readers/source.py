@@ -123,7 +123,7 @@ class ArraySlice(Source):
 
     @property
     def size(self) -> tuple[int, int]:
-        if self.array.size < 1 or self.array.dtype.kind != "u":
+        if self.array.size < 1 or self.array.dtype.kind != "u" or self.array.ndim > 3:
             array_to_rgb(self.array, str(self.path))  # says what is wrong
         return self.array.shape[0], self.array.shape[1]
 

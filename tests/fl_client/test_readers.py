@@ -274,6 +274,45 @@ def test_an_npz_file_that_lies_about_its_size(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("kept", [30, 3000])
+def test_a_truncated_npz_file(tmp_path: Path, kept: int) -> None:
+    (tmp_path / "site.toml").write_text('[data]\nnpz = "d.npz"')
+    np.savez(tmp_path / "d.npz", train_images=np.zeros((9, 20, 20), np.uint8), train_labels=[0] * 9)
+    (tmp_path / "d.npz").write_bytes((tmp_path / "d.npz").read_bytes()[:kept])
+    assert fails(tmp_path) == (
+        "npz file SITE/d.npz cannot be read (File is not a zip file): write it again"
+    )
+
+
+def test_links_and_paths_that_leave_the_folder(tmp_path: Path) -> None:
+    outside = write_dicom(tmp_path / "outside.dcm", np.zeros((4, 4), np.uint8))
+    folder = tmp_path / "site"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "IM0").symlink_to(outside)
+    assert fails(folder) == "image SITE/a/IM0 is a link out of SITE: copy the file instead"
+    (folder / "site.toml").write_text('[data]\nmanifest = "m.csv"')
+    for name in ("a/IM0", "../outside.dcm", str(outside)):
+        (folder / "m.csv").write_text(f"path,label,subject_id\n{name},x,p\n")
+        assert fails(folder) == (
+            f"SITE/m.csv, line 2: {name} lies outside the site's folder: copy it into SITE"
+        )
+    for key in ("manifest", "npz"):
+        (folder / "site.toml").write_text(f'[data]\n{key} = "../m"')
+        assert fails(folder) == (
+            f"SITE/site.toml: {key}: ../m lies outside the site's folder: copy it into SITE"
+        )
+
+
+def test_a_mixed_site(tmp_path: Path, slices: dict[str, list[Grey]]) -> None:
+    first, second, *_ = slices["low"]
+    write_png(tmp_path / "a" / "1.png", first)
+    write_dicom(tmp_path / "b" / "2", second, PatientID="x")
+    write_nifti(tmp_path / "b" / "3.nii", second[..., None])
+    site = read_site(tmp_path)
+    assert [item.held.name for item in site.images] == ["a/1.png", "b/2", "b/3.nii (axial 0)"]
+    assert site.patients == 3
+
+
 def test_labels_with_several_columns(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('[data]\nnpz = "d.npz"')
     np.savez(tmp_path / "d.npz", train_images=np.zeros((2, 4, 4), np.uint8), train_labels=np.eye(2))
