@@ -86,16 +86,7 @@ class Frame(Source):
             raise _unreadable(self.path, error) from error
 
     def _decode(self, size: tuple[int, int], window: Window | None) -> Pixels:
-        with self.path.open("rb") as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            encoded = size
-            if header.file_meta.TransferSyntaxUID.is_compressed:
-                encoded = encoded_size(file, header, self.frame) or size
-        if encoded != size:
-            raise DataError(
-                f"image {self.path} declares {size[1]} x {size[0]} pixels and its compressed frame "
-                f"{encoded[1]} x {encoded[0]}: take it out"
-            )
+        header = self._checked_header(size)
         stored = pixel_array(self.path, index=self.frame)  # [h, w] or, in RGB, [h, w, 3]
         if stored.shape[:2] != size:
             raise ValueError(f"it holds {stored.shape[:2]} pixels and declares {size}")
@@ -108,6 +99,20 @@ class Frame(Source):
             shown = apply_color_lut(stored, header)
             return _colour(shown, shown.dtype.itemsize * 8, self.path)
         return _colour(stored, int(header.BitsStored), self.path)
+
+    def _checked_header(self, size: tuple[int, int]) -> FileDataset:
+        """Read the whole header; a compressed frame must be of the size that it declares."""
+        with self.path.open("rb") as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True)
+            if not header.file_meta.TransferSyntaxUID.is_compressed:
+                return header
+            encoded = encoded_size(file, header, self.frame) or size
+        if encoded != size:
+            raise DataError(
+                f"image {self.path} declares {size[1]} x {size[0]} pixels and its compressed frame "
+                f"{encoded[1]} x {encoded[0]}: take it out"
+            )
+        return header
 
 
 def expand(path: Path, _cut: Cut) -> list[Source]:

@@ -52,7 +52,8 @@ def to_grey(
     Raises
     ------
     DataError
-        If the file's window is narrower than its function allows.
+        If the file's window is narrower than its function allows, or there is none for more than
+        16 bits.
     """
     values = apply_modality_lut(stored, header)
     if window is not None:
@@ -61,6 +62,10 @@ def to_grey(
         bits = int(luts[0].LUTDescriptor[2])
         return to_eight_bits(apply_voi(values, header, 0), (0, 2**bits - 1))
     if header.get("WindowWidth") is None or header.get("WindowCenter") is None:
+        if int(header.BitsStored) > 16:  # of which nothing would be seen
+            raise DataError(
+                f"{where} has {header.BitsStored} bits and no window: take a spec with one"
+            )
         return to_eight_bits(values, _full_range(header))
     centre, width = _first(header.WindowCenter), _first(header.WindowWidth)
     function = str(header.get("VOILUTFunction") or "LINEAR").upper()

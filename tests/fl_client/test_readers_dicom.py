@@ -212,6 +212,7 @@ def test_text_burnt_in(tmp_path: Path) -> None:
         ),
         ("image_dfl.dcm", "is deflated as a whole: save it with another transfer syntax"),
         ("rtplan.dcm", "is DICOM without pixels (RT Plan Storage): take it out"),
+        ("rtdose_1frame.dcm", "has 32 bits and no window: take a spec with one"),
         ("test-SR.dcm", "is DICOM without pixels (Comprehensive SR Storage): take it out"),
     ],
 )
