@@ -24,14 +24,14 @@ deployment-demo: install
 # Deployments mostly wait for Flower's heartbeats, and engines for their processes, so their tests
 # run beside the others; threads of one would only wait for those of another.
 test: export OMP_NUM_THREADS = 1
-test: install lint
-	$(MAKE) --jobs=3 --output-sync=target test-deployment test-engine test-rest
+test: install
+	$(MAKE) --jobs=4 --output-sync=target lint test-deployment test-engine test-rest
 
 test-deployment: install
-	$(BIN)/python -m pytest -m deployment
+	$(BIN)/python -m pytest -m deployment tests/fl_server
 
 test-engine: install
-	$(BIN)/python -m pytest -m "engine and not deployment"
+	$(BIN)/python -m pytest -m "engine and not deployment" tests/fl_server
 
 test-rest: install
 	$(BIN)/python -m pytest -m "not engine"
