@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from fl_client.check_sizes import odd_sizes
-from fl_client.finding import DataCheck, DataVisit, Finding, failed, ok
+from fl_client.finding import DataCheck, DataVisit, Finding, failed, ok, warning
 from fl_client.progress import show_progress
-from fl_client.readers.source import BurntIn
+from fl_client.readers.source import BurntIn, NeedsWindow
 from fl_client.site import ImageItem, read_site
 from protocol.errors import DataError
 
 T = TypeVar("T")
 
 _THREADS = 16  # reading headers waits for the disk or the network, not for the processor
-_ANY_WINDOW = (0.0, 1.0)  # whether a spec has one is no fault of the images
+_ANY_WINDOW = (0.0, 1.0)  # to see whether the rest of the image is well
 
 
 def check_data(visit: DataVisit) -> Iterator[Finding]:
@@ -61,8 +61,16 @@ def check_sample(visit: DataVisit) -> Iterator[Finding]:
     if faults := _faults(looked):
         yield _unreadable("sample", faults, len(chosen))
     else:
-        good = sum(error is None for _, error in looked)
+        good = sum(not isinstance(found, DataError) for _, found in looked)
         yield ok("sample", f"{good} images could be decoded")
+    if unshown := sum(found is NeedsWindow for _, found in looked):
+        found = (
+            f"{unshown} of {len(chosen)} hold values in scanner units, which a spec's window shows"
+        )
+        mend = (
+            "take a spec with a window, or make it: fedprint spec calibrate ... --window LOW HIGH"
+        )
+        yield warning("window", found, mend, "needs-window")
 
 
 def each(label: str, items: Sequence[ImageItem], work: Callable[[ImageItem], T]) -> Iterator[T]:
@@ -80,9 +88,14 @@ def _header(item: ImageItem) -> tuple[int, int] | DataError:
         return error
 
 
-def _decoded(item: ImageItem) -> DataError | None:
+def _decoded(item: ImageItem) -> object:
+    """Return what is wrong with an image, or that it needs a window."""
     try:
-        item.pixels(_ANY_WINDOW)
+        try:
+            item.pixels()
+        except NeedsWindow:
+            item.pixels(_ANY_WINDOW)
+            return NeedsWindow
     except DataError as error:
         return error
     return None

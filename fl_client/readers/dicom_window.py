@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-from fl_client.readers.source import Window
+from fl_client.readers.source import NeedsWindow, Window
 from fl_client.readers.window import to_eight_bits
 from protocol.errors import DataError
 
@@ -63,7 +63,7 @@ def to_grey(
         return to_eight_bits(apply_voi(values, header, 0), (0, 2**bits - 1))
     if header.get("WindowWidth") is None or header.get("WindowCenter") is None:
         if int(header.BitsStored) > 16:  # of which nothing would be seen
-            raise DataError(
+            raise NeedsWindow(
                 f"{where} has {header.BitsStored} bits and no window: take a spec with one"
             )
         return to_eight_bits(values, _full_range(header))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fl_client.images import LARGEST, Pixels
 from fl_client.readers.cut import Cut, Plane
-from fl_client.readers.source import Source, Stamp, Window, stamp_of
+from fl_client.readers.source import NeedsWindow, Source, Stamp, Window, stamp_of
 from fl_client.readers.window import grey, to_eight_bits
 from protocol.errors import DataError
 
@@ -73,7 +73,7 @@ class Slice(Source):
         if window is None and volume.is_shown:
             return grey(stored.astype(np.uint8))
         if window is None:
-            raise DataError(
+            raise NeedsWindow(
                 f"image {self.path} holds {volume.stored.dtype.name} values in scanner units, and "
                 "the spec has no window for them: take a spec with one, or make it with `fedprint "
                 "spec calibrate ... --window LOW HIGH`"

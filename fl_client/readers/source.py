@@ -26,6 +26,10 @@ class BurntIn(DataError):
     """Text is burnt into the pixels of an image: it may name the patient."""
 
 
+class NeedsWindow(DataError):
+    """Values in scanner units are shown by the window of a spec only, and this spec has none."""
+
+
 @dataclass(frozen=True, eq=False)
 class Source(ABC):
     """One image of a file.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_deployed import deployed
-from fixtures_readers import write_dicom
+from fixtures_readers import write_dicom, write_nifti
 from fixtures_sites import picture, write_classes, write_manifest
 from fixtures_tls import Authority, serving
 from PIL import Image
@@ -340,6 +340,16 @@ def test_dicom_with_burnt_in_text_and_torn_patients(north: SiteSettings, tmp_pat
         "grey/0.dcm",
     )
     assert "Meyer" not in "".join(finding.found for finding in examine_data(north.folder))
+
+
+def test_volumes_that_need_a_window(north: SiteSettings) -> None:
+    volume = np.arange(8000, dtype=np.int16).reshape(20, 20, 20)
+    write_nifti(north.data / "grey" / "scan.nii", volume)
+    found = look(north, *IMAGE_CHECKS)
+    assert set(found) == {"needs-window"}
+    assert found["needs-window"].found == (
+        "20 of 44 hold values in scanner units, which a spec's window shows"
+    )
 
 
 def test_data_without_a_deployment(
