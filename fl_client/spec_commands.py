@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from fl_client.options import BatchSize, Device, JsonFile, Workers, require_writable
+from fl_client.options import (
+    BatchSize,
+    Device,
+    JsonFile,
+    WindowOption,
+    Workers,
+    require_writable,
+)
 from protocol.files import atomic_json, atomic_write
 from protocol.options import file_to_write
 from protocol.spec import Spec, list_specs, load_spec
@@ -101,12 +108,7 @@ def spec_calibrate(
             min=0, help="0: each image once, centre crop. N: N draws, random crop and flip."
         ),
     ] = 0,
-    window: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            help="Intensities in scanner units that become black and white.", metavar="LOW HIGH"
-        ),
-    ] = None,
+    window: WindowOption = None,
     images: Annotated[
         list[str] | None, typer.Option(help="Name of a public image set; may be repeated.")
     ] = None,
