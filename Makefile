@@ -28,10 +28,10 @@ test: install
 	$(MAKE) --jobs=4 --output-sync=target lint test-deployment test-engine test-rest
 
 test-deployment: install
-	$(BIN)/python -m pytest -m deployment tests/fl_server
+	$(BIN)/python -m pytest -m deployment
 
 test-engine: install
-	$(BIN)/python -m pytest -m "engine and not deployment" tests/fl_server
+	$(BIN)/python -m pytest -m "engine and not deployment"
 
 test-rest: install
 	$(BIN)/python -m pytest -m "not engine"
@@ -43,7 +43,7 @@ lint: install
 
 bench: install
 	$(BIN)/fedprint bench distances
-	$(BIN)/python benchmarks/extract.py
+	$(BIN)/fedprint bench extract
 
 clean:
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

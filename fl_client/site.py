@@ -17,6 +17,7 @@ from fl_client.readers import (
     Picture,
     Row,
     Source,
+    find_folders,
     know_subjects,
     read_arrays,
     read_dataset,
@@ -170,12 +171,14 @@ def read_site(
 def site_stamp(folder: Path) -> object:
     """Return a stamp of the files that describe a site: it differs when one of them changes.
 
-    That is ``site.toml`` and the manifest, npz file or dataset that it names. Images are no part of
-    it: whatever depends on them goes by their digests.
+    That is ``site.toml`` and the manifest, npz file or dataset that it names, else the class
+    subfolders, which change when images come or go. What images hold is no part of it: whatever
+    depends on that goes by their digests.
     """
     described = read_site_file(folder / SITE_FILE)
     root = described.data_folder(folder)
-    return tuple(_changed(path) for path in [folder / SITE_FILE, *described.data.listings(root)])
+    paths = described.data.listings(root) or find_folders(root)
+    return tuple((path, _changed(path)) for path in [folder / SITE_FILE, *paths])
 
 
 def _changed(path: Path) -> tuple[int, int]:

@@ -105,10 +105,10 @@ class Clock:
     def time(self, stage: Stage) -> Iterator[None]:
         """Add the time of what is inside to a stage; of the current stream if it is on CUDA."""
         if self._device.type == "cuda" and stage in _ON_DEVICE:
-            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            first.record()
+            stream = torch.cuda.current_stream(self._device)
+            first = stream.record_event(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
             yield
-            last.record()
+            last = stream.record_event(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
             self._events.append((stage, first, last))
             return
         started = time.perf_counter()

@@ -29,8 +29,8 @@ log = logging.getLogger("fedprint")
 AWAITING = "awaiting-approval"
 ASK_AGAIN_SECONDS = 5.0
 ROSTER_SECONDS = 1.0
-BATCH = 64
-"""Most releases that are held in memory until they lie on the disk."""
+BATCH, BATCH_BYTES = 64, 8 * 1024 * 1024
+"""Most releases, and about the most bytes of them, that wait in memory for the disk."""
 
 
 class _Batch(NamedTuple):
@@ -38,6 +38,12 @@ class _Batch(NamedTuple):
 
     releases: dict[str, Release]
     nonces: dict[str, str]
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to write them."""
+        held = self.releases.values()
+        return len(held) >= BATCH or sum(len(r.payload) for r in held) >= BATCH_BYTES
 
 
 class Collector:
@@ -168,7 +174,7 @@ class Collector:
             try:
                 for (node, nonce), reply in arrived(self._grid, self._pending):
                     self._take(node, nonce, reply, may_wait, batch)
-                    if len(batch.releases) == BATCH:
+                    if batch.full:
                         self._keep(batch)
             finally:  # what was verified is not lost with a grid that fails
                 self._keep(batch)

@@ -33,7 +33,8 @@ _WIDE, _LONG = (
     10**11,
 )  # targets and products from which on oneDNN pays, importing torch included
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class BlockIndex:

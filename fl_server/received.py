@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
+from fl_server.release import ENDINGS, StoredRelease
 from fl_server.release import Release as Release
-from fl_server.release import StoredRelease
 from protocol.errors import FedprintError
 from protocol.files import append, atomic_write, atomic_writes
 from protocol.runfiles import LeftOut
@@ -147,11 +147,13 @@ class Received:
         self._write(_Line(end=_End(left_out=left_out)))
 
     def _held(self, site: str, release: Release, spec: Spec) -> Release:
-        return StoredRelease(release, self._paths(site), spec) if self._stays else release
+        return StoredRelease(release, self._place(site), spec) if self._stays else release
+
+    def _place(self, site: str) -> str:
+        return str(self._folder / "fingerprints" / site)
 
     def _paths(self, site: str) -> tuple[Path, ...]:
-        folder = self._folder / "fingerprints"
-        return tuple(folder / f"{site}.{end}" for end in RELEASE_FILES)
+        return tuple(Path(self._place(site) + ending) for ending in ENDINGS.values())
 
     def _write(self, *lines: _Line) -> None:
         text = "".join(line.model_dump_json(exclude_none=True) + "\n" for line in lines)
@@ -182,7 +184,3 @@ def _read(path: Path) -> list[_Line]:
     if end < len(data):
         atomic_write(path, data[:end])
     return lines
-
-
-RELEASE_FILES = ("safetensors", "dsse.json", "binding.dsse.json")
-"""Endings of the three files of a site's release, in the order payload, release, binding."""

@@ -11,6 +11,9 @@ from protocol.spec import Spec
 from protocol.statement import ReleaseStatement
 from protocol.verify import VerifiedRelease, check_content
 
+ENDINGS = {"payload": ".safetensors", "release": ".dsse.json", "binding": ".binding.dsse.json"}
+"""Of a release's files in `fingerprints`, by the name under which the log has their digests."""
+
 
 @dataclass(frozen=True)
 class Release:
@@ -45,29 +48,30 @@ class Release:
 class StoredRelease(Release):
     """A verified release that lies on the disk.
 
-    What was signed is held; the rest is read when asked for, and must still be what was verified.
+    What was signed is held, as text; the rest is read when asked for, and must still be what was
+    verified.
 
     Parameters
     ----------
     release : Release
         What was verified.
-    paths : tuple of Path
-        Where payload, envelope and binding lie.
+    place : str
+        Path of its files, without their endings.
     spec : Spec
         What it was verified against.
     """
 
-    _statement: ReleaseStatement
+    _statement: bytes
     _digests: dict[str, str]
-    _paths: dict[str, Path]
+    _place: str
     _spec: Spec
 
-    def __init__(self, release: Release, paths: tuple[Path, ...], spec: Spec) -> None:
+    def __init__(self, release: Release, place: str, spec: Spec) -> None:
         held = {
             "node_id": release.node_id,
-            "_statement": release.statement,
+            "_statement": release.statement.model_dump_json().encode(),
             "_digests": release.digests,
-            "_paths": dict(zip(("payload", "release", "binding"), paths, strict=True)),
+            "_place": place,
             "_spec": spec,
         }
         self.__dict__.update(held)  # the class it comes from is frozen
@@ -75,7 +79,7 @@ class StoredRelease(Release):
     @property
     def statement(self) -> ReleaseStatement:
         """All that was signed."""
-        return self._statement
+        return ReleaseStatement.model_validate_json(self._statement)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -100,7 +104,7 @@ class StoredRelease(Release):
     @property
     def verified(self) -> VerifiedRelease:
         """The verified release with its fingerprint."""
-        payload = self._paths["payload"].read_bytes()
+        payload = _file(self._place, "payload").read_bytes()
         key = self._digests["key"]
         return check_content(self.statement, payload, self._spec, key, enrolled=True)
 
@@ -111,8 +115,12 @@ class StoredRelease(Release):
         return moved
 
     def _read(self, part: str) -> bytes:
-        path = self._paths[part]
+        path = _file(self._place, part)
         content = path.read_bytes()
         if sha256_hex(content) != self._digests[part]:
             raise DigestMismatch(f"{path} is not what was verified: begin the run again")
         return content
+
+
+def _file(place: str, part: str) -> Path:
+    return Path(place + ENDINGS[part])

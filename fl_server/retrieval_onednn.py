@@ -27,7 +27,7 @@ def by_onednn(weights: Rows) -> Factor:
 
 def available() -> bool:
     """Return whether this torch was built with oneDNN."""
-    return bool(torch.backends.mkldnn.is_available())
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 @contextmanager

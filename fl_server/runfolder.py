@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fl_server.exchange import Exchange, Release
 from fl_server.privacy import ledger_file, site_privacy
+from fl_server.release import ENDINGS as ENDINGS
 from fl_server.settings import RunSettings
 from protocol.files import atomic_json, atomic_write, atomic_writes, sha256_hex
 from protocol.keys import signer_pem
@@ -46,9 +47,6 @@ RUN_FILES = (
     "state",
 )
 """All that a run may write; nothing else in a run folder is ever touched."""
-
-ENDINGS = {"payload": ".safetensors", "release": ".dsse.json", "binding": ".binding.dsse.json"}
-"""Of a site's files in `fingerprints`, by the name under which the log has their digests."""
 
 SUSPICIOUS = "suspicious"
 """Reason for which a verified release was left out: it cannot have been made honestly."""

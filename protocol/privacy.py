@@ -204,6 +204,7 @@ def noised(counts: NDArray[np.integer[Any]], sigma: float) -> NDArray[np.int64]:
     return np.asarray(values, dtype=np.int64).reshape(counts.shape)
 
 
+@lru_cache(maxsize=16)
 def mechanism(sigma: float) -> Any:
     """Return OpenDP's measurement: int64 vectors under L2 distance, zCDP as privacy measure."""
     import opendp.prelude as dp

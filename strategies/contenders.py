@@ -60,7 +60,7 @@ class Batch:
     step: int
     factors: Sequence[Factor]
     sides: NDArray[np.float64]
-    dtype: type[np.float32] | type[np.float64]
+    dtype: np.dtype[np.float32] | np.dtype[np.float64]
 
     @classmethod
     def of(
@@ -81,8 +81,11 @@ class Batch:
         factor
             Makes a factor of float32 or float64 weights ``[c, T]``.
         """
-        layout, dtype = asked[0].layout, np.float64 if precise else np.float32
-        body = np.stack([q.body for q in asked], axis=1, dtype=dtype)  # [m b, T]
+        layout = asked[0].layout
+        dtype = np.dtype(np.float64) if precise else np.dtype(np.float32)
+        body: Rows = np.empty((asked[0].body.size, len(asked)), dtype)  # [m b, T]
+        for column, q in zip(body.T, asked, strict=True):
+            column[:] = q.body
         step = max(1, CHUNK // layout.bins)
         parts = range(0, len(body), step * layout.bins)
         factors = [factor(body[i : i + step * layout.bins]) for i in parts]
@@ -105,7 +108,7 @@ def scores(records: Records, batch: Batch) -> NDArray[np.float64]:
         Shape ``[k, T]``.
     """
     out: NDArray[np.float64] = sides(records, batch.layout) @ batch.sides  # [k, T]
-    room = np.empty(_ROWS * batch.step * batch.layout.bins, batch.dtype)
+    room: Rows = np.empty(_ROWS * batch.step * batch.layout.bins, batch.dtype)
     for start in range(0, len(records), _ROWS):
         part = slice(start, start + _ROWS)
         out[part] += _bodies(records[part], batch, room)

@@ -94,7 +94,7 @@ def suspicions(fingerprints: Sequence[Fingerprint], spec: Spec) -> list[Suspicio
         _impossible,
         partial(_duplicates, found=found),
         _smooth,
-        _spread,
+        partial(_spread, found=found),
         partial(_far, found=found),
         _size,
     )
@@ -185,10 +185,10 @@ def _smooth(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspici
             )
 
 
-def _spread(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+def _spread(fingerprints: Sequence[Fingerprint], spec: Spec, found: Overlap) -> Iterator[Suspicion]:
     even = (spec.bins + 1) / (3 * spec.bins)  # the spread where every bin holds as many
-    for f in fingerprints:
-        value, error = spread_of(f)
+    for f, plain in zip(fingerprints, found.spread, strict=True):
+        value, error = spread_of(f) if f.sigma > 0 else (float(plain), 0.0)
         if value + _ERRORS * error < _ALIKE:
             yield Suspicion(
                 f.site,

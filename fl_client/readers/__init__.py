@@ -7,7 +7,13 @@ DICOM, a volume, a whole slide. A file may hold several images; each is a `Sourc
 
 from fl_client.readers.arrays import read_arrays
 from fl_client.readers.cut import Cut
-from fl_client.readers.folders import find_images, know_subjects, list_images, read_subfolders
+from fl_client.readers.folders import (
+    find_folders,
+    find_images,
+    know_subjects,
+    list_images,
+    read_subfolders,
+)
 from fl_client.readers.kinds import open_file
 from fl_client.readers.manifest import read_manifest
 from fl_client.readers.records import read_dataset
@@ -21,6 +27,7 @@ __all__ = [
     "Row",
     "Source",
     "Unreadable",
+    "find_folders",
     "find_images",
     "know_subjects",
     "list_images",

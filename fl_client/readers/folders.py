@@ -33,6 +33,15 @@ def find_images(folder: Path, cut: Cut | None = None) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
+def find_folders(folder: Path) -> list[Path]:
+    """Return all folders below a folder, hidden ones left out, in a fixed order."""
+    found: list[Path] = []
+    for where, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(where, name) for name in folders]
+    return found
+
+
 def list_images(folder: Path, cut: Cut | None = None) -> list[Source]:
     """Return every image of every file below a folder, whatever its class."""
     return [source for path in find_images(folder, cut) for source in open_file(path, cut)]

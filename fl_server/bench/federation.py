@@ -24,6 +24,9 @@ from protocol.benchmark import Findings, Options, Ratio, seconds
 IMAGES = 60
 """Of each virtual site: enough for the built-in release policy, and soon listed."""
 
+MOST_TURNS = 2
+"""Of the largest federation: each takes minutes."""
+
 TIMEOUT = 1200.0
 GIB = 2**30
 
@@ -40,9 +43,8 @@ def measure(options: Options) -> Findings:
     with patch.dict(os.environ, {"OMP_NUM_THREADS": str(options.threads)}):
         for sites in sizes:
             federation = Federation(options.scratch / f"of-{sites}", sites, app)
-            turns = options.turns if sites == sizes[-1] else 1
-            rounds = federation.rounds(turns)
-            whole = federation.whole_runs(min(turns, 2))
+            turns = min(options.turns, MOST_TURNS) if sites == sizes[-1] else 1
+            rounds, whole = federation.rounds(turns), federation.whole_runs(turns)
             figures |= federation.figures
     return Findings(
         {
@@ -132,7 +134,7 @@ class Federation:
         Returns
         -------
         list of float
-            By turn the seconds of a bare round over those of an exchange; the first of each, in
+            By turn the seconds of a bare round over those of an exchange; the first exchange, in
             which modules are loaded, does not count.
         """
         write_sites(self.folder / "sites", self.sites)

@@ -97,8 +97,8 @@ class _Steps:
         run(self._grid, settings, Path(settings.out).name)
 
     def _bare(self) -> RecordDict:
-        asked = {"bytes": os.urandom(self.request_bytes), "reply": self.reply_bytes}
-        return RecordDict({"bare": ConfigRecord({**asked})})
+        content = os.urandom(self.request_bytes)
+        return RecordDict({"bare": ConfigRecord({"bytes": content, "reply": self.reply_bytes})})
 
     def _next_settings(self) -> RunSettings:
         self._runs += 1

@@ -43,11 +43,10 @@ class PeakMemory:
     def _watch(self) -> None:
         import psutil  # comes with the simulation engine
 
-        own = psutil.Process()
-        while True:
+        own, over = psutil.Process(), False
+        while not over:
+            over = self._over.wait(_EVERY_SECONDS)  # the last look is at the end
             self.peak = max(self.peak, sum(map(_bytes, own.children(recursive=True))))
-            if self._over.wait(_EVERY_SECONDS):
-                return
 
 
 def _bytes(process: Any) -> int:

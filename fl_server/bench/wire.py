@@ -15,7 +15,7 @@ from flwr.app import Message, MessageType
 from flwr.common.serde import message_to_proto
 
 from fl_server.bench.wire_case import PLAIN, PRIVATE, RUN, Case
-from fl_server.bench.wire_intake import Intake, intake_alone
+from fl_server.bench.wire_intake import Intake, intake, intake_alone
 from fl_server.bench.wire_sites import MadeGrid
 from protocol.benchmark import Findings, Options, Ratio, ratio, seconds
 from protocol.fingerprint import counts_from_bytes, counts_to_bytes, pack
@@ -25,7 +25,7 @@ from protocol.statement import new_nonce
 MEMORY = Path("/dev/shm")
 """Where a file is written at the cost of the writing, not of a disk."""
 
-SIZES = (1000, 3000, 10_000), (50, 100, 200)
+SIZES = (1000, 3000, 10_000), (20, 40)
 """Fingerprints that are taken in, in full and in small."""
 
 
@@ -141,10 +141,11 @@ def _intakes(case: Case, options: Options) -> dict[str, float]:
     """Return what taking in ever more sites costs."""
     sizes = SIZES[options.pick(0, 1)]
     name, private = case.spec.name, case.private
+    take_in = intake_alone if options.size == "full" else intake
     found: dict[int, Intake] = {}
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-            found[size] = intake_alone(size, name, private, Path(folder))
+            found[size] = take_in(size, name, private, Path(folder))
     figures: dict[str, float] = {}
     for size, took in found.items():
         figures[f"{name}_intake_{size}_seconds"] = took.seconds
