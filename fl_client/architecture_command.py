@@ -14,6 +14,7 @@ from fl_client.options import (
     JsonFile,
     ReleaseFile,
     StateFolder,
+    WindowOption,
     Workers,
     require_writable,
 )
@@ -55,6 +56,7 @@ def architectures(
     size: Annotated[
         int, typer.Option(min=0, max=4096, help="Crop in pixels; 0: each network's own.")
     ] = 0,
+    window: WindowOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     release: ReleaseFile = None,
     experiments: ExperimentsFile = None,
@@ -92,6 +94,7 @@ def architectures(
         limit,
         place,
         size=size,
+        window=window,
         seed=seed,
         batch_size=batch_size,
         workers=workers or None,

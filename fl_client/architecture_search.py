@@ -19,6 +19,7 @@ from protocol.errors import ConfigError
 from protocol.files import file_digest
 from protocol.fingerprint import LIMIT
 from protocol.presets import Preset
+from protocol.spec import Window
 from protocol.statement import utc_now
 
 
@@ -29,6 +30,7 @@ def search(
     device: torch.device,
     *,
     size: int = 0,
+    window: Window | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     workers: int | None = None,
@@ -48,6 +50,8 @@ def search(
         Where to compute.
     size : int
         Crop in pixels; 0 gives each network its own.
+    window : (float, float), optional
+        Intensities in scanner units that become black and white.
     seed, batch_size, workers
         See `fl_client.trials.Trials`.
     progress : bool
@@ -60,7 +64,7 @@ def search(
     DataError
         If the site's images cannot be used.
     """
-    candidates = prepare(preset.candidates, preset.sources, size)
+    candidates = prepare(preset.candidates, preset.sources, size, window)
     efforts = ladder(budget.rounds)
     trials = Trials(site, candidates, efforts, device, seed, batch_size, workers)
     count = len(candidates)  # and once more a round for the baseline, if it is out

@@ -78,7 +78,8 @@ class SiteImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return one input, float32 [3, crop, crop], and its label."""
         if index not in self._resized:
-            resized = resize_shorter(self._items[index].pixels(), self._spec.preprocess)
+            preprocess = self._spec.preprocess
+            resized = resize_shorter(self._items[index].pixels(preprocess.window), preprocess)
             self._resized[index] = np.asarray(resized)
         view = self._transform(image=self._resized[index])["image"]  # [crop, crop, 3]
         label = torch.tensor(self._items[index].label)

@@ -13,7 +13,7 @@ from fl_client.backbone import create_model, feature_width, weights_digest
 from fl_client.device import choose_device
 from fl_client.extract import BATCH_SIZE, extract
 from fl_client.projection import directions
-from fl_client.readers import find_images
+from fl_client.readers import list_images
 from fl_client.site import ImageItem
 from protocol.errors import ConfigError, DataError, one_line
 from protocol.spec import Calibration, Preprocess, Projection, Sampling, Spec, Weights
@@ -67,11 +67,11 @@ def calibrate(
         If the backbone, its weights or the number of components cannot be used.
     """
     root = Path(folder)
-    paths = find_images(root) if root.is_dir() else []
-    if len(paths) < 20:
+    sources = list_images(root) if root.is_dir() else []
+    if len(sources) < 20:
         raise DataError(
-            f"{root} holds {len(paths)} images: quantiles need at least 20 public images "
-            "(PNG, JPEG, TIFF or BMP), better some thousand"
+            f"{root} holds {len(sources)} images: quantiles need at least 20 public images "
+            "(pictures, DICOM or NIfTI), better some thousand"
         )
     place = choose_device(device)
     model = create_model(recipe.backbone, recipe.weights.source)
@@ -80,7 +80,7 @@ def calibrate(
         update={"lower": None, "upper": None, "edges_sha256": None, "sampling": Sampling()}
     )
     result = extract(
-        [ImageItem(path, 0, path.name) for path in paths],
+        [ImageItem(source.path, 0, source.name, source=source) for source in sources],
         centre,
         device=place,
         batch_size=batch_size,
@@ -97,8 +97,9 @@ def calibrate(
         projection = Projection.of(directions(result.features, components))
     counted = result.features if projection is None else projection.apply(result.features)
     lower, upper = edges(counted)
-    names = list(images) or sorted({path.relative_to(root).parts[0] for path in paths})[:100]
-    calibration = Calibration(images=names, count=len(paths), quantiles=QUANTILES)
+    folders = {source.path.relative_to(root).parts[0] for source in sources}
+    names = list(images) or sorted(folders)[:100]
+    calibration = Calibration(images=names, count=len(sources), quantiles=QUANTILES)
     return recipe.with_edges(
         lower, upper, weights_sha256=digest, calibration=calibration, projection=projection
     )
@@ -141,6 +142,7 @@ def make_recipe(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     sampling: Sampling | None = None,
+    window: tuple[float, float] | None = None,
 ) -> Spec:
     """Make an uncalibrated spec of any timm model.
 
@@ -158,6 +160,8 @@ def make_recipe(
         Normalisation; by default what timm says of the model.
     sampling : Sampling, optional
         By default each image once, its centre crop.
+    window : (float, float), optional
+        Intensities in scanner units that become black and white.
 
     Raises
     ------
@@ -172,6 +176,7 @@ def make_recipe(
             backbone=backbone,
             weights=Weights(source=weights),
             preprocess=Preprocess(
+                window=window,
                 resize=resize,
                 crop=crop,
                 mean=[float(value) for value in mean or own["mean"]],

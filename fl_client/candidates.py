@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fl_client.backbone import WEIGHTS_FOLDER, create_model, weights_digest
 from protocol.errors import ConfigError, WeightsError, one_line
-from protocol.spec import Preprocess, Spec, Weights
+from protocol.spec import Preprocess, Spec, Weights, Window
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 """Of weights files ``NAME.safetensors`` and the like in the folder of weights."""
@@ -44,7 +44,12 @@ class Candidate:
         return self.recipe.backbone
 
 
-def prepare(names: Sequence[str], sources: Mapping[str, str], size: int = 0) -> list[Candidate]:
+def prepare(
+    names: Sequence[str],
+    sources: Mapping[str, str],
+    size: int = 0,
+    window: Window | None = None,
+) -> list[Candidate]:
     """Make sure of all candidates before any effort goes into one.
 
     Parameters
@@ -56,6 +61,8 @@ def prepare(names: Sequence[str], sources: Mapping[str, str], size: int = 0) -> 
         ``NAME.safetensors``) nor to be taken from timm.
     size : int
         Crop in pixels for all of them; 0 gives each what it was pretrained with.
+    window : (float, float), optional
+        Intensities in scanner units that become black and white.
 
     Raises
     ------
@@ -64,7 +71,7 @@ def prepare(names: Sequence[str], sources: Mapping[str, str], size: int = 0) -> 
     WeightsError
         If weights are missing; never falls back to random ones.
     """
-    return [_prepare(name, weights_source(name, sources), size) for name in names]
+    return [_prepare(name, weights_source(name, sources), size, window) for name in names]
 
 
 def weights_source(name: str, sources: Mapping[str, str]) -> str:
@@ -76,7 +83,7 @@ def weights_source(name: str, sources: Mapping[str, str]) -> str:
     return sources.get(name, "timm")
 
 
-def _prepare(name: str, source: str, size: int) -> Candidate:
+def _prepare(name: str, source: str, size: int, window: Window | None) -> Candidate:
     try:
         model = create_model(name, source)
     except WeightsError as error:
@@ -87,7 +94,7 @@ def _prepare(name: str, source: str, size: int) -> Candidate:
         ) from error
     crop = size or int(model.pretrained_cfg["input_size"][-1])
     width, gmacs = _measure(model, crop, name)
-    recipe = _recipe(name, source, model, crop, width)
+    recipe = _recipe(name, source, model, crop, width, window)
     return Candidate(recipe, sum(parameter.numel() for parameter in model.parameters()), gmacs)
 
 
@@ -106,7 +113,9 @@ def load_candidate(candidate: Candidate, device: torch.device) -> torch.nn.Modul
     return ready
 
 
-def _recipe(name: str, source: str, model: Any, crop: int, width: int) -> Spec:
+def _recipe(
+    name: str, source: str, model: Any, crop: int, width: int, window: Window | None
+) -> Spec:
     """Return a candidate's recipe: it sees images as in its pretraining, but for the crop."""
     own = model.pretrained_cfg
     known = own["interpolation"] in ("bicubic", "bilinear", "nearest", "lanczos")
@@ -116,6 +125,7 @@ def _recipe(name: str, source: str, model: Any, crop: int, width: int) -> Spec:
             backbone=name,
             weights=Weights(source=source, sha256=weights_digest(model)),
             preprocess=Preprocess(
+                window=window,
                 resize=max(crop, round(crop / float(own["crop_pct"]))),
                 crop=crop,
                 interpolation=own["interpolation"] if known else "bicubic",

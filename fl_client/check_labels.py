@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 
-from fl_client.check_images import each, image_name
-from fl_client.finding import Check, Finding, Visit, failed, ok, warning
+from fl_client.check_images import each
+from fl_client.finding import DataCheck, DataVisit, Finding, failed, ok, warning
+from fl_client.images import pixel_digest
 from fl_client.site import ImageItem, Site
 from fl_client.splits import split_site
 from protocol.errors import DataError
@@ -16,7 +17,7 @@ FEW = 5
 """Images below which a class can hardly be learned."""
 
 
-def check_labels(visit: Visit) -> Iterator[Finding]:
+def check_labels(visit: DataVisit) -> Iterator[Finding]:
     """See that there are classes to tell apart, and enough images of each."""
     site = visit.site
     if site is None:
@@ -44,7 +45,7 @@ def check_labels(visit: Visit) -> Iterator[Finding]:
         yield ok("labels", shown)
 
 
-def check_splits(visit: Visit) -> Iterator[Finding]:
+def check_splits(visit: DataVisit) -> Iterator[Finding]:
     """See that there is something to train on, to choose by and to test on."""
     site = visit.site
     if site is None:
@@ -63,7 +64,32 @@ def check_splits(visit: Visit) -> Iterator[Finding]:
         yield ok("splits", found)
 
 
-def check_duplicates(visit: Visit) -> Iterator[Finding]:
+def check_patients(visit: DataVisit) -> Iterator[Finding]:
+    """See that the files agree with the manifest on whose images they are."""
+    site = visit.site
+    if site is None:
+        return
+    parts: defaultdict[str, set[str]] = defaultdict(set)
+    for item in site.images:
+        own = item.held.subject
+        if own is not None:
+            parts[own].add(_apart(item))
+    if not parts:
+        return
+    if torn := [own for own, where in parts.items() if len(where) > 1]:
+        first = next(item.held.name for item in site.images if item.held.subject == torn[0])
+        yield failed(
+            "patients",
+            f"{len(torn)} of {len(parts)} patients have images under several subjects or splits, "
+            f"as their PatientID says: {first}",
+            "give all images of a patient one subject_id and one split",
+            "patients-torn",
+        )
+    else:
+        yield ok("patients", f"{len(parts)} by their files, each in one subject or split")
+
+
+def check_duplicates(visit: DataVisit) -> Iterator[Finding]:
     """Look for images that are there twice where it spoils labels or test data."""
     site = visit.site
     if site is None:
@@ -87,33 +113,57 @@ def _apart(item: ImageItem) -> str:
 
 
 def _twice(groups: list[list[ImageItem]], where: str, mend: str, reason: str) -> Finding:
-    first = " = ".join(image_name(item) for item in groups[0][:2])
+    first = " = ".join(item.held.name for item in groups[0][:2])
     found = f"{len(groups)} images are there twice {where}: {first}"
     return warning("duplicates", found, mend, reason)
 
 
 def _same_content(site: Site) -> list[list[ImageItem]]:
-    """Return the groups of images with the same content; only files of equal size are read."""
-    sizes: defaultdict[int, list[ImageItem]] = defaultdict(list)
-    for item in site.images:
+    """Return the groups of images with the same content; of equal pixels where formats differ."""
+    groups = _equal(site.images, lambda item: item.held.extent, _content)
+    if len({item.path.suffix.lower() for item in site.images}) > 1:
+        known = {id(item) for group in groups for item in group[1:]}
+        rest = [item for item in site.images if id(item) not in known]
+        groups += [
+            group
+            for group in _equal(rest, lambda item: item.held.size, _pixels)
+            if len({item.path.suffix.lower() for item in group}) > 1
+        ]
+    return groups
+
+
+def _equal(
+    items: list[ImageItem],
+    roughly: Callable[[ImageItem], Hashable],
+    exactly: Callable[[ImageItem], bytes | None],
+) -> list[list[ImageItem]]:
+    """Return the groups of equal images; only those that are roughly equal are read."""
+    alike: defaultdict[Hashable, list[ImageItem]] = defaultdict(list)
+    for item in items:
         try:
-            size = item.array.nbytes if item.array is not None else item.path.stat().st_size
-        except OSError:
+            alike[roughly(item)].append(item)
+        except DataError:
             continue  # the check of the images says so
-        sizes[size].append(item)
-    suspects = [item for items in sizes.values() if len(items) > 1 for item in items]
+    suspects = [item for group in alike.values() if len(group) > 1 for item in group]
     digests: defaultdict[bytes, list[ImageItem]] = defaultdict(list)
-    for item, digest in zip(suspects, each("images compared", suspects, _digest), strict=True):
+    for item, digest in zip(suspects, each("images compared", suspects, exactly), strict=True):
         if digest is not None:
             digests[digest].append(item)
-    return [items for items in digests.values() if len(items) > 1]
+    return [group for group in digests.values() if len(group) > 1]
 
 
-def _digest(item: ImageItem) -> bytes | None:
+def _content(item: ImageItem) -> bytes | None:
     try:
         return item.content_digest()
     except DataError:
         return None
 
 
-LABEL_CHECKS: tuple[Check, ...] = (check_labels, check_splits, check_duplicates)
+def _pixels(item: ImageItem) -> bytes | None:
+    try:
+        return pixel_digest(item.pixels())
+    except DataError:
+        return None
+
+
+LABEL_CHECKS: tuple[DataCheck, ...] = (check_labels, check_splits, check_patients, check_duplicates)

@@ -97,7 +97,8 @@ def network_inputs(site: Site, spec: Spec, chosen: NDArray[np.integer]) -> NDArr
     from fl_client.images import make_views
 
     centre = spec.model_copy(update={"sampling": Sampling()})
-    views = np.concatenate([make_views(site.images[i].pixels(), centre, [0]) for i in chosen])
+    decoded = (site.images[i].pixels(spec.preprocess.window) for i in chosen)
+    views = np.concatenate([make_views(pixels, centre, [0]) for pixels in decoded])
     mean, std = (np.array(part, np.float32) for part in (spec.preprocess.mean, spec.preprocess.std))
     scaled = (views.astype(np.float32) / 255 - mean) / std  # [k, crop, crop, 3]
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,9 +14,11 @@ from fl_client.check_images import IMAGE_CHECKS
 from fl_client.check_labels import LABEL_CHECKS
 from fl_client.check_machine import MACHINE_CHECKS
 from fl_client.check_setup import SETUP_CHECKS
-from fl_client.finding import Check, Finding, Visit, failed, ok
+from fl_client.finding import DataVisit, Finding, Visit, failed, ok
 from fl_client.site_settings import load_site_settings
 from protocol.errors import FedprintError
+
+V = TypeVar("V", bound=DataVisit)
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
@@ -48,7 +50,13 @@ def examine(folder: Path, images: int = 50) -> list[Finding]:
     return findings
 
 
-def _done(check: Check, visit: Visit) -> Iterator[Finding]:
+def examine_data(folder: Path, images: int = 50) -> list[Finding]:
+    """Look at the data of a folder, which need be no deployment's; see `examine`."""
+    visit = DataVisit(folder, images)
+    return [found for check in (*IMAGE_CHECKS, *LABEL_CHECKS) for found in _done(check, visit)]
+
+
+def _done(check: Callable[[V], Iterator[Finding]], visit: V) -> Iterator[Finding]:
     """Do one check; what it stumbles over is a finding, and the next checks go on."""
     try:
         yield from check(visit)

@@ -119,7 +119,7 @@ def extract(
     features = np.empty((len(images), spec.features), np.float32) if want_features else None
     started, clock = time.monotonic(), Clock(place)
     with _pool(threads, place) as pool, _on(place):
-        views = order_views(images, spec.sampling, pool)
+        views = order_views(images, spec.sampling, pool, spec.preprocess.window)
         if place.type == "cpu":
             few = min(batch_size, FEW)
             stream = by_workers(network, images, spec, views, pool, threads, clock, few)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from fl_client.policy import Policy, load_policy
@@ -53,11 +54,33 @@ def failed(name: str, found: str, mend: str, reason: str) -> Finding:
     return Finding(name, "failed", found, mend, reason)
 
 
-@dataclass(frozen=True)
-class Visit:
-    """What the checks look at; what several of them need is read once.
+class DataVisit:
+    """What checks of the data look at; what several of them need is read once.
 
-    Attributes
+    Parameters
+    ----------
+    folder : Path
+        The site's folder.
+    images : int
+        How many images to decode as a sample.
+    """
+
+    def __init__(self, folder: Path, images: int) -> None:
+        self.folder, self.images = folder, images
+
+    @cached_property
+    def site(self) -> Site | None:
+        """The site; None when it cannot be read, which another check reports."""
+        try:
+            return read_site(self.folder)
+        except FedprintError:
+            return None
+
+
+class Visit(DataVisit):
+    """What all checks of a deployed site look at.
+
+    Parameters
     ----------
     settings : SiteSettings
         The site's.
@@ -65,8 +88,9 @@ class Visit:
         How many images to decode as a sample.
     """
 
-    settings: SiteSettings
-    images: int
+    def __init__(self, settings: SiteSettings, images: int) -> None:
+        super().__init__(settings.folder, images)
+        self.settings = settings
 
     @cached_property
     def policy(self) -> Policy | None:
@@ -76,13 +100,6 @@ class Visit:
         except FedprintError:
             return None
 
-    @cached_property
-    def site(self) -> Site | None:
-        """The site; None when it cannot be read, which another check reports."""
-        try:
-            return read_site(self.settings.folder)
-        except FedprintError:
-            return None
-
 
 Check: TypeAlias = Callable[[Visit], Iterator[Finding]]
+DataCheck: TypeAlias = Callable[[DataVisit], Iterator[Finding]]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,12 @@ from protocol.spec import Preprocess, Sampling, Spec
 Pixels = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
-"""Endings of the image files that are read; others are ignored."""
+"""Endings of the picture files that are read."""
+
+LARGEST = 100_000_000
+"""Most pixels of an image: a file that declares more is refused before anything is allocated."""
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # what a file holds counts, whatever its ending says
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -30,7 +38,7 @@ _FILTERS = {
 }
 
 
-def read_image(path: Path) -> Pixels:
+def read_image(path: Path, content: bytes | None = None) -> Pixels:
     """Decode an image file.
 
     Grey is repeated to three channels; 16-bit grey is scaled by its full range (65535 becomes
@@ -41,6 +49,8 @@ def read_image(path: Path) -> Pixels:
     ----------
     path : Path
         PNG, JPEG, TIFF or BMP file.
+    content : bytes, optional
+        Its content, where it is no file of its own; `path` then names it in messages.
 
     Returns
     -------
@@ -49,18 +59,44 @@ def read_image(path: Path) -> Pixels:
     Raises
     ------
     DataError
-        If the file is missing or damaged, or holds pixels of another kind.
+        If the file is missing or damaged, holds pixels of another kind, or too many.
     """
+    with _opened(path, content) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), path)
+
+
+def picture_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
+    """Return height and width of what `read_image` reads, from its header.
+
+    Raises
+    ------
+    DataError
+        If the header shows already that it cannot be read.
+    """
+    with _opened(path, content) as image:
+        if image.mode in ("I", "F"):
+            _to_rgb(image, path)  # says what is wrong
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(path: Path, content: bytes | None) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not matter
-            with Image.open(path) as image:
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image), path)
+            with Image.open(path if content is None else BytesIO(content), "r", _FORMATS) as image:
+                if image.width * image.height > LARGEST:
+                    raise Image.DecompressionBombError
+                yield image
     except FileNotFoundError:
         raise DataError(f"image {path} does not exist: restore it or remove its label") from None
     except DataError:
         raise
+    except Image.DecompressionBombError:  # Pillow's own limit is twice as high
+        raise DataError(
+            f"image {path} declares more than {LARGEST} pixels: make it smaller, or take it out"
+        ) from None
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         detail = str(error).replace("\n", " ") or type(error).__name__
         raise DataError(

@@ -21,6 +21,14 @@ Cap = Annotated[
     int | None,
     typer.Option(min=1, max=MOST_CAP, help="Private: most images of one patient, 1 by default."),
 ]
+WindowOption = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--window",
+        help="Intensities in scanner units that become black and white.",
+        metavar="LOW HIGH",
+    ),
+]
 ReleaseFile = Annotated[
     Path | None,
     typer.Option(help="The site's release, NAME.safetensors: the task of the experiments."),

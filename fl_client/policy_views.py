@@ -91,7 +91,7 @@ class PolicyViews:
 
     def _image(self, row: int) -> tuple[Pixels, bytes]:
         if row not in self._resized:
-            item = self._site.images[row]
-            resized = np.asarray(resize_shorter(item.pixels(), self._spec.preprocess))
+            item, preprocess = self._site.images[row], self._spec.preprocess
+            resized = np.asarray(resize_shorter(item.pixels(preprocess.window), preprocess))
             self._resized[row] = resized, item.content_digest()
         return self._resized[row]

@@ -18,7 +18,7 @@ from fl_client.candidates import Candidate, prepare, weights_source
 from protocol.errors import ConfigError, DigestMismatch, FedprintError, WeightsError
 from protocol.plan_records import OWN, Recipes, RecipesRequest
 from protocol.presets import PRESETS
-from protocol.spec import Spec
+from protocol.spec import Spec, Window
 
 MOST_PIXELS = 512
 """Largest crop: images are kept in memory, and ten thousand of this size are 8 GB."""
@@ -36,14 +36,14 @@ def site_recipes(asked: RecipesRequest, say: Callable[[Exception], str] = str) -
     Parameters
     ----------
     asked : RecipesRequest
-        Names of timm models, and the crop in pixels; 0 takes what each was pretrained with.
+        Names of timm models, the crop in pixels (0 takes what each was pretrained with), window.
     say : callable
         What the coordinator may read of an error.
     """
     recipes, missing = {}, {}
     for name in asked.names:
         try:
-            recipes[name] = travelling(own_candidate(name, asked.size).recipe)
+            recipes[name] = travelling(own_candidate(name, asked.size, asked.window).recipe)
         except FedprintError as error:
             log.warning("fedprint | no recipe of %s | %s", name, error)
             missing[name] = say(error)
@@ -68,7 +68,8 @@ def ordered_candidate(ordered: Spec) -> Candidate:
     DigestMismatch
         If the site's own recipe is another one than was ordered.
     """
-    own = own_candidate(ordered.backbone, ordered.preprocess.crop)
+    seen = ordered.preprocess
+    own = own_candidate(ordered.backbone, seen.crop, seen.window)
     recipe = travelling(own.recipe)
     if recipe.digest != ordered.digest:
         raise DigestMismatch(
@@ -78,7 +79,7 @@ def ordered_candidate(ordered: Spec) -> Candidate:
     return own
 
 
-def own_candidate(name: str, size: int) -> Candidate:
+def own_candidate(name: str, size: int, window: Window | None = None) -> Candidate:
     """Return an architecture with the weights that the site itself has for it.
 
     Raises
@@ -96,10 +97,10 @@ def own_candidate(name: str, size: int) -> Candidate:
             f"nothing is downloaded for {name}, which is in no preset: put {name}.safetensors into "
             f"a folder and name that in {WEIGHTS_FOLDER}"
         )
-    return _prepared(name, source, size)
+    return _prepared(name, source, size, window)
 
 
 @functools.lru_cache(maxsize=64)
-def _prepared(name: str, source: str, size: int) -> Candidate:
+def _prepared(name: str, source: str, size: int, window: Window | None) -> Candidate:
     """Prepare a candidate once a process; `load_candidate` sees whether its weights changed."""
-    return prepare([name], {name: source}, size)[0]
+    return prepare([name], {name: source}, size, window)[0]

@@ -12,8 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fl_client.images import Pixels, array_to_rgb, read_image
-from fl_client.readers import Row, find_folders, read_arrays, read_manifest, read_subfolders
+from fl_client.images import Pixels
+from fl_client.readers import (
+    Picture,
+    Row,
+    Source,
+    find_folders,
+    know_subjects,
+    read_arrays,
+    read_dataset,
+    read_manifest,
+    read_subfolders,
+)
+from fl_client.readers.source import Window
 from fl_client.site_file import SITE_FILE, SiteFile, TaskTable, read_site_file
 from protocol.errors import DataError, one_line
 from protocol.names import check_site_name
@@ -27,39 +38,35 @@ class ImageItem:
     Attributes
     ----------
     path : Path
-        Image file, or the npz file that holds it.
+        File that holds it.
     label : int
         Index into the classes of the task card.
     subject : str
         Whose image it is; images of one subject never lie in different splits.
     split : str or None
         ``"train"``, ``"val"`` or ``"test"`` where the site's own files say so.
-    array : ndarray or None
-        Its pixels on disk (memory-mapped) when it comes from an npz file.
+    source : Source or None
+        Where its pixels come from; by default the file is one picture.
     """
 
     path: Path
     label: int
     subject: str
     split: str | None = None
-    array: NDArray[np.generic] | None = None
+    source: Source | None = None
 
-    def pixels(self) -> Pixels:
-        """Decode to RGB, uint8 ``[height, width, 3]``; see `fl_client.images.read_image`."""
-        if self.array is None:
-            return read_image(self.path)
-        return array_to_rgb(self.array, str(self.path))
+    @property
+    def held(self) -> Source:
+        """Where its pixels come from."""
+        return self.source or Picture(self.path)
+
+    def pixels(self, window: Window | None = None) -> Pixels:
+        """Decode to RGB, uint8 ``[height, width, 3]``; see `fl_client.readers.Source.pixels`."""
+        return self.held.pixels(window)
 
     def content_digest(self) -> bytes:
-        """Return the SHA-256 of the file's bytes, or of the array's type, shape and bytes."""
-        if self.array is not None:
-            header = f"{self.array.dtype.str}{self.array.shape}".encode()
-            return hashlib.sha256(header + self.array.tobytes()).digest()
-        try:
-            with self.path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
-        except OSError as error:
-            raise DataError(f"image {self.path} cannot be read: {error.strerror}") from error
+        """Return what names its content; see `fl_client.readers.Source.content_digest`."""
+        return self.held.content_digest()
 
 
 @dataclass(frozen=True)
@@ -118,9 +125,9 @@ def read_site(
     """Read a site's folder.
 
     Either class subfolders of images (``FOLDER/<class>/*.png``), or ``site.toml`` that names a
-    manifest (a CSV file with columns path, label, subject_id and, if wanted, split) or an npz file
-    with MedMNIST's keys. All of these lie in the folder itself, or in the one that ``site.toml``
-    names as its data folder. No image is decoded yet.
+    manifest (CSV or Parquet with columns path, label, subject_id and, if wanted, split), an npz
+    file with MedMNIST's keys, or a Hugging Face dataset. All of these lie in the folder itself, or
+    in the one that ``site.toml`` names as its data folder. No image is decoded yet.
 
     Parameters
     ----------
@@ -150,7 +157,7 @@ def read_site(
     rows, has_subjects = _read_rows(folder, described)
     classes = sorted({row.label for row in rows}, key=_natural)
     index = {label: number for number, label in enumerate(classes)}
-    images = [ImageItem(r.path, index[r.label], r.subject, r.split, r.array) for r in rows]
+    images = [ImageItem(r.source.path, index[r.label], r.subject, r.split, r.source) for r in rows]
     return Site(
         name=name,
         folder=folder,
@@ -164,14 +171,13 @@ def read_site(
 def site_stamp(folder: Path) -> object:
     """Return a stamp of the files that describe a site: it differs when one of them changes.
 
-    That is ``site.toml`` and the manifest or npz file that it names, else the class subfolders,
-    which change when images come or go. What images hold is no part of it: whatever depends on
-    that goes by their digests.
+    That is ``site.toml`` and the manifest, npz file or dataset that it names, else the class
+    subfolders, which change when images come or go. What images hold is no part of it: whatever
+    depends on that goes by their digests.
     """
     described = read_site_file(folder / SITE_FILE)
     root = described.data_folder(folder)
-    paths = [root / name for name in (described.data.manifest, described.data.npz) if name]
-    paths = paths or find_folders(root)
+    paths = described.data.listings(root) or find_folders(root)
     return tuple((path, _changed(path)) for path in [folder / SITE_FILE, *paths])
 
 
@@ -188,13 +194,19 @@ def _read_rows(folder: Path, described: SiteFile) -> tuple[list[Row], bool]:
     root = described.data_folder(folder)
     if not root.is_dir():
         raise DataError(f"{where}: data folder {root} does not exist or is no folder: correct it")
-    if data.manifest and data.npz:
-        raise DataError(f"{where}: [data] names both manifest and npz, keep one")
+    forms = [name for name in ("manifest", "npz", "dataset") if getattr(data, name)]
+    if len(forms) > 1:
+        raise DataError(f"{where}: [data] names both {forms[0]} and {forms[1]}, keep one")
     if data.manifest:
-        return read_manifest(root, data.manifest, where), True
-    if data.npz:
-        return read_arrays(root, data.npz, where), False
-    return read_subfolders(root), False
+        return read_manifest(root, data.manifest, where, data.cut), True
+    if data.dataset:
+        return read_dataset(root, data.records, where), data.subject is not None
+    rows = (
+        read_arrays(root, data.npz, where, data.cut)
+        if data.npz
+        else read_subfolders(root, data.cut)
+    )
+    return rows, know_subjects(rows)
 
 
 def _card(task: TaskTable, name: str, classes: list[str], where: Path) -> TaskCard:

@@ -39,7 +39,9 @@ def register(app: typer.Typer) -> None:
 @site.command("init")
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
-    data: Annotated[Path, typer.Option(help="Folder of the site's images.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the site's images; asked for on a terminal.")
+    ] = None,
     invitation: Annotated[
         Path | None, typer.Option(help="The coordinator's invitation.json.")
     ] = None,
@@ -70,16 +72,30 @@ def init(
     The node's key is not encrypted, because Flower reads no encrypted one. With
     FEDPRINT_KEY_PASSPHRASE set, fingerprints are signed with a separate key that is.
 
+    On a terminal and without --data it asks: where the images lie, how they are listed, what the
+    task is, who invited. Without an invitation only site.toml is written, which is all that
+    `fedprint fingerprint` and `fedprint simulate` need.
+
     Example: fedprint site init /srv/fedprint --data /data/images --invitation invitation.json
     """
-    from fl_client.site_init import NewSite, find_coordinator, init_site
+    from fl_client.site_asking import ask
+    from fl_client.site_init import NewSite, find_coordinator, init_site, write_settings
     from protocol.keys import key_id
     from protocol.names import check_site_name
 
+    name = check_site_name(name or folder.expanduser().absolute().name)
+    asked = ask(folder, data, told=bool(invitation or superlink or ca))
+    invitation = invitation or asked.invitation
+    if asked.alone:
+        path = write_settings(folder, name, asked)
+        typer.echo(f"{path} is written\nnext:\n  1. fedprint site check {folder} --data")
+        typer.echo(f"  2. fedprint fingerprint {folder} --out prints")
+        return
     invited, address, certificates = find_coordinator(invitation, superlink, ca)
     new = NewSite(
-        name=check_site_name(name or folder.expanduser().absolute().name),
-        data=data,
+        name=name,
+        data=asked.data,
+        described=asked.described,
         superlink=address,
         certificates=certificates,
         invitation=invited,
@@ -105,18 +121,22 @@ def init(
 def check(
     folder: Folder,
     images: Annotated[int, typer.Option(min=0, help="Images to decode as a sample.")] = 50,
+    data: Annotated[
+        bool, typer.Option("--data", help="Look at the data alone; no deployment is needed.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """See whether this site can take part, and how to mend what it lacks.
 
     Checks settings, keys, release policy, images and labels, disk, weights, device, Flower, and
-    the way to the coordinator. The exit code is 1 when any check failed.
+    the way to the coordinator. With --data only images and labels: whether they can be read, sizes,
+    text burnt in, classes, splits, patients, duplicates. The exit code is 1 when any check failed.
 
     Example: fedprint site check /srv/fedprint
     """
-    from fl_client.doctor import examine, show, summary
+    from fl_client.doctor import examine, examine_data, show, summary
 
-    findings = examine(folder, images)
+    findings = examine_data(folder, images) if data else examine(folder, images)
     if json_file is not None:
         atomic_json(json_file, summary(findings))
     show(findings)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
+from fl_client.readers.cut import Cut, Plane
+from fl_client.readers.records import Records
 from protocol.errors import DataError, one_line
 from protocol.names import SiteName
 from protocol.taskcard import TaskProperties
@@ -16,6 +26,9 @@ SITE_FILE = "site.toml"
 
 STATE = ".fedprint"
 """Default folder inside a site's folder for what fedprint itself keeps there; readers ignore it."""
+
+RECORD_KEYS = ("image", "label", "subject", "partition", "partitions")
+"""Keys of ``[data]`` that say which part of a dataset is meant."""
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -93,13 +106,82 @@ class TaskTable(BaseModel):
 
 
 class DataTable(BaseModel):
-    """``[data]``: where the images lie, and the manifest or npz file, relative to there."""
+    """``[data]``: where the images lie, how they are listed, and how files are cut into images.
+
+    Parameters
+    ----------
+    folder : str or None
+        Where the images lie; what else is named lies in it.
+    manifest, npz, dataset : str or None
+        What lists them, at most one of these; else class subfolders do.
+    image, label, subject, partition, partitions
+        Of a dataset, see `fl_client.readers.records.Records`.
+    plane, slices, tile, mpp, level
+        Of volumes and whole slides, see `fl_client.readers.Cut`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: _Name | None = None
     manifest: _Name | None = None
     npz: _Name | None = None
+    dataset: _Name | None = None
+    image: _Name | None = None
+    label: _Name | None = None
+    subject: _Name | None = None
+    partition: int | None = Field(default=None, ge=0)
+    partitions: int | None = Field(default=None, ge=1)
+    plane: Plane | None = None
+    slices: int | None = Field(default=None, ge=0)
+    tile: int | None = Field(default=None, ge=16, le=4096)
+    mpp: float | None = Field(default=None, gt=0, le=100)
+    level: int | None = Field(default=None, ge=0, le=30)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        own = [name for name in RECORD_KEYS if getattr(self, name) is not None]
+        if own and self.dataset is None:
+            raise ValueError(f"{own[0]} belongs to a dataset, and none is named")
+        if (self.partition is None) != (self.partitions is None):
+            raise ValueError("partition and partitions belong together")
+        if (self.partition or 0) >= (self.partitions or 1):
+            raise ValueError("partition counts from 0, and must be below partitions")
+        if self.mpp is not None and self.level is not None:
+            raise ValueError("mpp and level both say where tiles are read, keep one")
+        if self.tile is None and (self.mpp is not None or self.level is not None):
+            raise ValueError("mpp and level belong to tile")
+        return self
+
+    @property
+    def cut(self) -> Cut:
+        """How files with several images are cut."""
+        return Cut(
+            plane=self.plane or "axial",
+            slices=self.slices or 0,
+            tile=self.tile or 0,
+            mpp=self.mpp,
+            level=self.level or 0,
+        )
+
+    @property
+    def records(self) -> Records:
+        """Which dataset, and which of its columns."""
+        return Records(
+            dataset=self.dataset or "",
+            image=self.image or "image",
+            label=self.label or "label",
+            subject=self.subject,
+            partition=self.partition or 0,
+            partitions=self.partitions or 0,
+        )
+
+    def listings(self, root: Path) -> list[Path]:
+        """Return the files that list the images, where the data lie in `root`."""
+        named = [name for name in (self.manifest, self.npz) if name]
+        if self.dataset:
+            own = self.dataset.rpartition(":")[2]
+            named += [f"{own}/dataset_dict.json", f"{own}/state.json", own]
+        return [root / name for name in named]
 
 
 class SiteFile(BaseModel):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.x509 import load_pem_x509_certificates
 
+from fl_client.site_asking import Asked
 from fl_client.site_file import SITE_FILE, DataTable, SiteTable, TaskTable, read_site_file
 from fl_client.site_keys import SIGNING_KEY, existing_signer, make_keys
 from fl_client.site_settings import parse_address
@@ -21,7 +22,7 @@ from protocol.enrolment import (
     open_enrolment,
 )
 from protocol.errors import ConfigError
-from protocol.files import atomic_json, atomic_write
+from protocol.files import atomic_json, atomic_write, create_once
 from protocol.keys import environment_passphrase, is_uri
 
 AUTHORITY = "ca.crt"
@@ -43,6 +44,9 @@ class NewSite:
         The coordinator's ``HOST:PORT``.
     certificates : str
         Certificates (PEM) of the authority behind the coordinator's own.
+    described : (TaskTable, DataTable) or None
+        Its task, and how its images are listed; by default what a ``site.toml`` in the data folder
+        says.
     invitation : Invitation or None
         Kept beside the settings, for the coordinators' public keys in it.
     automatic : bool
@@ -63,6 +67,7 @@ class NewSite:
     data: Path
     superlink: str
     certificates: str
+    described: tuple[TaskTable, DataTable] | None = None
     invitation: Invitation | None = None
     automatic: bool = False
     signing_key: str | None = None
@@ -138,6 +143,23 @@ def init_site(folder: Path, new: NewSite) -> Enrolment:
     return enrolment
 
 
+def write_settings(folder: Path, name: str, asked: Asked) -> Path:
+    """Write the ``site.toml`` of a site without a coordinator, and return its path.
+
+    Raises
+    ------
+    ConfigError
+        If there is one already.
+    """
+    task, data = asked.described or described_in(asked.data)
+    path = folder / SITE_FILE
+    try:
+        create_once(path, site_toml(SiteTable(name=name), task, data))
+    except FileExistsError as error:
+        raise ConfigError(f"{path} is there already: edit it, or choose another folder") from error
+    return path
+
+
 def _check(new: NewSite) -> None:
     parse_address(new.superlink, "--superlink")
     if not new.data.is_dir():
@@ -167,7 +189,7 @@ def _write(draft: Path, new: NewSite) -> Enrolment:
             "port": new.port,
         }
     )
-    atomic_write(draft / SITE_FILE, site_toml(table, *_described(new.data)))
+    atomic_write(draft / SITE_FILE, site_toml(table, *(new.described or described_in(new.data))))
     atomic_write(draft / POLICY, policy_toml(new.name, automatic=new.automatic))
     atomic_write(draft / AUTHORITY, new.certificates)
     if new.invitation is not None:
@@ -178,7 +200,7 @@ def _write(draft: Path, new: NewSite) -> Enrolment:
     return open_enrolment(data)
 
 
-def _described(data: Path) -> tuple[TaskTable, DataTable]:
+def described_in(data: Path) -> tuple[TaskTable, DataTable]:
     """Take over what a ``site.toml`` in the data folder says of its task and manifest."""
     described = read_site_file(data / SITE_FILE)
     root = described.data_folder(data).expanduser().absolute()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fl_client.site_file import DataTable, SiteTable, TaskTable
+from fl_client.site_file import STATE, DataTable, SiteTable, TaskTable
 
 SPEC = "lite0-private"
 
@@ -81,6 +81,23 @@ descriptors = []
 scores = false
 """
 
+_DATA = [
+    ("folder", "images", "images in class subfolders, or what the next lines name"),
+    ("manifest", "labels.csv", "columns path,label,subject_id[,split]: CSV or Parquet"),
+    ("npz", "site.npz", "or arrays with MedMNIST's keys"),
+    ("dataset", "images.hf", "or a Hugging Face dataset: its folder, or a name"),
+    ("image", "image", "columns of the dataset ..."),
+    ("label", "label", ""),
+    ("subject", "patient", ""),
+    ("partition", 0, "... and which part of it, counted from 0,"),
+    ("partitions", 4, "of so many equal ones"),
+    ("plane", "axial", "of a volume's slices; or coronal, sagittal"),
+    ("slices", 16, "how many of each volume, evenly spaced; 0 takes all"),
+    ("tile", 256, "cut whole slides into squares of so many pixels"),
+    ("mpp", 0.5, "micrometres a pixel there; or level = 0"),
+    ("level", 0, "of the slide's pyramid"),
+]
+
 _PROPERTIES = [
     ("origin", "medical", "or natural: what the images are of"),
     ("colour", "grey", "or colour: whether colour tells something"),
@@ -98,7 +115,12 @@ def site_toml(site: SiteTable, task: TaskTable, data: DataTable) -> str:
         "",
         "[site]",
         _line("name", site.name, "under this name the coordinator enrols the site"),
-        _line("superlink", site.superlink, "the coordinator's host and port"),
+        _line(
+            "superlink",
+            site.superlink,
+            "the coordinator's host and port",
+            instead="fl.example.org:9092",
+        ),
         _line("certificates", site.certificates, "vouches for the coordinator; it handed it out"),
         _line("key", site.key, "authenticates Flower's node; it never leaves this machine"),
         _line("signing-key", key, "signs what leaves: a file, or a URI such as hsm:..."),
@@ -109,7 +131,12 @@ def site_toml(site: SiteTable, task: TaskTable, data: DataTable) -> str:
             instead="keys/signing.pub.pem",
         ),
         _line("policy", site.policy, "what may leave this site"),
-        _line("state", site.state, "what fedprint keeps here: features, models, releases"),
+        _line(
+            "state",
+            site.state,
+            "what fedprint keeps here: features, models, releases",
+            instead=STATE,
+        ),
         _line("device", site.device, "cpu, cuda, cuda:1 or mps; empty takes the first there is"),
         _line("port", site.port, "local port of Flower's processes; 0 takes a free one"),
         "",
@@ -118,14 +145,11 @@ def site_toml(site: SiteTable, task: TaskTable, data: DataTable) -> str:
         *_task_lines(task),
         "",
         "[data]",
-        _line("folder", data.folder, "images in class subfolders, or what the next lines name"),
-        _line(
-            "manifest",
-            data.manifest,
-            "columns path,label,subject_id[,split]; lies in the folder",
-            instead="labels.csv",
-        ),
-        _line("npz", data.npz, "or arrays with MedMNIST's keys", instead="site.npz"),
+        *[
+            _line(key, getattr(data, key), note, instead=example)
+            for key, example, note in _DATA
+            if key != "level" or data.level is not None
+        ],
     ]
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from fl_client.options import BatchSize, Device, JsonFile, Workers, require_writable
+from fl_client.options import (
+    BatchSize,
+    Device,
+    JsonFile,
+    WindowOption,
+    Workers,
+    require_writable,
+)
 from protocol.files import atomic_json, atomic_write
 from protocol.options import file_to_write
 from protocol.spec import Spec, list_specs, load_spec
@@ -101,6 +108,7 @@ def spec_calibrate(
             min=0, help="0: each image once, centre crop. N: N draws, random crop and flip."
         ),
     ] = 0,
+    window: WindowOption = None,
     images: Annotated[
         list[str] | None, typer.Option(help="Name of a public image set; may be repeated.")
     ] = None,
@@ -112,7 +120,8 @@ def spec_calibrate(
 
     Never calibrate on a site's images: the edges are published with the spec. The paper's sampling
     rule is --draws 10000. A spec for private releases counts few directions in few bins, which
-    noise harms least: --components 8 --bins 5.
+    noise harms least: --components 8 --bins 5. Volumes need a window, in scanner units, and so does
+    DICOM if all sites are to see it alike: --window -160 240 shows soft tissue in CT.
 
     Example: fedprint spec calibrate public/ --backbone resnet34.a1_in1k --bins 100
     --draws 10000 --name resnet34-100 --out resnet34-100.json
@@ -132,6 +141,7 @@ def spec_calibrate(
         resize=resize,
         crop=crop,
         sampling=sampling,
+        window=window,
     )
     started = time.monotonic()
     spec = calibrate(

@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import TypeVar
@@ -21,17 +22,22 @@ _R = TypeVar("_R")
 AHEAD = 64  # images whose digests are computed ahead
 
 
-def order_views(images: Sequence[ImageItem], sampling: Sampling, pool: Executor) -> list[View]:
+def order_views(
+    images: Sequence[ImageItem],
+    sampling: Sampling,
+    pool: Executor,
+    window: tuple[float, float] | None = None,
+) -> list[View]:
     """Decide which images are viewed by which draws, and in which order.
 
     The order goes by SHA-256 of the images' content, so that neither names nor order of the files
-    matter; all draws of one image follow one another.
+    matter; all draws of one image follow one another. The window is that of the spec.
     """
     if sampling.rule == "each-once":
         digests = list(in_order(pool, ImageItem.content_digest, images, AHEAD))
         return [(index, 0) for index in sorted(range(len(images)), key=digests.__getitem__)]
     # here the choice itself depends on the order, so it goes by decoded pixels, not by files
-    digests = list(in_order(pool, _pixel_digest, images, AHEAD))
+    digests = list(in_order(pool, partial(_pixel_digest, window), images, AHEAD))
     ranked = sorted(range(len(images)), key=digests.__getitem__)
     everything = hashlib.sha256(b"".join(digests[index] for index in ranked)).digest()
     drawn = (
@@ -58,7 +64,8 @@ def write_views(
     place = 0
     for index, group in groupby(views, key=itemgetter(0)):
         draws = [draw for _, draw in group]
-        out[place : place + len(draws)] = make_views(images[index].pixels(), spec, draws)
+        pixels = images[index].pixels(spec.preprocess.window)
+        out[place : place + len(draws)] = make_views(pixels, spec, draws)
         place += len(draws)
     out[place:] = 0
 
@@ -85,5 +92,5 @@ def chunks(views: Sequence[View], size: int) -> Iterator[Sequence[View]]:
     return (views[start : start + size] for start in range(0, len(views), size))
 
 
-def _pixel_digest(item: ImageItem) -> bytes:
-    return pixel_digest(item.pixels())
+def _pixel_digest(window: tuple[float, float] | None, item: ImageItem) -> bytes:
+    return pixel_digest(item.pixels(window))

@@ -58,9 +58,10 @@ def ask_recipes(names: Mapping[str, Sequence[str]], course: Course) -> dict[str,
     course : Course
         The run.
     """
-    size = course.settings.crop or course.exchange.spec.preprocess.crop
+    seen = course.exchange.spec.preprocess
+    run, size, window = course.exchange.run, course.settings.crop or seen.crop, seen.window
     contents = {
-        site: recipes_request(RecipesRequest(course.exchange.run, list(wanted), size))
+        site: recipes_request(RecipesRequest(run, list(wanted), size, window))
         for site, wanted in names.items()
         if wanted
     }

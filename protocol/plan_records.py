@@ -13,7 +13,7 @@ from protocol.errors import MalformedMessage, TooLarge, one_line
 from protocol.experiment import Name
 from protocol.names import printable
 from protocol.records import get, record
-from protocol.spec import Spec, Weights
+from protocol.spec import Spec, Weights, Window
 
 MOST_RECIPES = 100
 RECIPE_LIMIT = 4096  # bytes of one; they have some 400
@@ -24,16 +24,18 @@ OWN = "site"
 """Source of the weights in a recipe that travels: each site has its own."""
 _NAMES = TypeAdapter(list[Name])
 _RECIPES = TypeAdapter(dict[Name, Spec])
+_WINDOW = TypeAdapter[Window | None](Window | None)
 _MISSING = TypeAdapter(dict[Name, str])
 _TEXT_LIMIT = 500
 
 
 class RecipesRequest(NamedTuple):
-    """Which architectures a site is asked for: names of timm models, and the crop in pixels."""
+    """Which architectures a site is asked for: timm models, crop in pixels, the spec's window."""
 
     run: str
     names: list[str]
     size: int
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class ShownPlan(NamedTuple):
 
 def recipes_request(asked: RecipesRequest) -> RecordDict:
     """Return the request for recipes."""
-    return record({"run": asked.run, "names": json.dumps(asked.names), "size": asked.size})
+    names, window = json.dumps(asked.names), json.dumps(asked.window)
+    return record({"run": asked.run, "names": names, "size": asked.size, "window": window})
 
 
 def from_recipes_request(content: RecordDict) -> RecipesRequest:
@@ -75,12 +78,13 @@ def from_recipes_request(content: RecordDict) -> RecipesRequest:
     """
     try:
         names = _NAMES.validate_json(get(content, "names", str), strict=True)
+        window = _WINDOW.validate_json(get(content, "window", str), strict=True)
     except ValidationError as error:
         raise MalformedMessage(f"the request for recipes is malformed: {one_line(error)}") from None
     size = get(content, "size", int)
     if not 0 < len(names) <= MOST_RECIPES or not 0 <= size <= 4096:
         raise MalformedMessage(f"nobody asks for {len(names)} recipes of {size} pixels")
-    return RecipesRequest(get(content, "run", str), names, size)
+    return RecipesRequest(get(content, "run", str), names, size, window)
 
 
 def to_recipes(found: Recipes) -> RecordDict:

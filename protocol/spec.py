@@ -9,13 +9,23 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from protocol.errors import ConfigError, SpecMismatch, one_line
 from protocol.files import canonical_json, sha256_hex
 from protocol.names import Sha256Hex
 from protocol.projection import Projection as Projection
 
+Window = tuple[float, float]
 Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -31,13 +41,35 @@ class Weights(_Part):
 
 
 class Preprocess(_Part):
-    """From image to network input: shorter side, crop (both in pixels), normalisation."""
+    """From image to network input: window, shorter side, crop (both in pixels), normalisation.
 
+    The window says which intensities become black and white, in scanner units (of CT: Hounsfield).
+    It applies to images that have such units, DICOM and NIfTI. Without one it is left out of the
+    canonical JSON, so that a spec without a window has the digest that it always had.
+    """
+
+    window: Window | None = None
     resize: int = Field(gt=0, le=4096)
     crop: int = Field(gt=0, le=4096)
     interpolation: str = "bicubic"
     mean: Triple
     std: Triple
+
+    @field_validator("window")
+    @classmethod
+    def _ascends(cls, window: Window | None) -> Window | None:
+        if window is not None and not window[0] < window[1]:
+            raise ValueError("the window's lower end must lie below its upper end")
+        return window
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(
+        self, serialise: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        values: dict[str, Any] = serialise(self)
+        if values.get("window") is None:
+            values.pop("window", None)
+        return values
 
 
 class Sampling(_Part):
@@ -168,6 +200,8 @@ class Spec(_Part):
         """
         if not self.ready:
             wide = "" if self.projection is None else f" --components {self.width}"
+            if self.preprocess.window is not None:
+                wide += " --window {:g} {:g}".format(*self.preprocess.window)
             raise ConfigError(
                 f"spec {self.name} is a recipe without bin edges: calibrate it first, on public "
                 f"images: fedprint spec calibrate FOLDER --backbone {self.backbone} --bins "

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fl_client.backbone import create_model, feature_width, weights_digest
 from fl_client.images import Pixels
+from fl_client.readers import ArraySlice
 from fl_client.site import ImageItem
 from protocol.spec import Calibration, Preprocess, Spec, Weights
 
@@ -29,7 +30,9 @@ def picture(rng: np.random.Generator, side: int) -> Pixels:
 def arrays(count: int, side: int) -> list[ImageItem]:
     """Return images that lie in memory, as those of an npz file do."""
     rng = np.random.default_rng(side)
-    return [ImageItem(Path("x.npz"), 0, str(i), array=picture(rng, side)) for i in range(count)]
+    path, names = Path("x.npz"), map(str, range(count))
+    sources = [ArraySlice(path, name, picture(rng, side)) for name in names]
+    return [ImageItem(path, 0, source.place, source=source) for source in sources]
 
 
 def jpegs(folder: Path, count: int, side: int) -> list[ImageItem]:

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from fixtures_readers import write_nifti
 from fixtures_sites import tiny_spec, write_classes
 from typer.testing import CliRunner, Result
 
@@ -222,6 +224,19 @@ def test_spec_commands(tmp_path: Path, spec: Spec) -> None:
     assert made.calibration.images == ["public pictures"]
     assert made.sampling.draws == 40
     assert "is a folder: name the file to write" in fails(ConfigError, *words, "--out", tmp_path)
+
+
+def test_a_spec_with_a_window_reads_volumes(tmp_path: Path, spec: Spec) -> None:
+    rng = np.random.default_rng(0)
+    scan = rng.normal(40, 200, (24, 24, 24)).astype(np.int16)  # as CT, in Hounsfield units
+    write_nifti(tmp_path / "public" / "scan.nii.gz", scan)
+    words = ["spec", "calibrate", tmp_path / "public", "--backbone", spec.backbone]
+    words += ["--name", "ct", "--weights", spec.weights.source, "--bins", 8, "--resize", 36]
+    words += ["--crop", 32, "--device", "cpu", "--out", tmp_path / "ct.json"]
+    assert "the spec has no window for them" in fails(DataError, *words)
+    result = run(*words, "--window", -160, 240)
+    assert result.exit_code == 0, result.output
+    assert load_spec(tmp_path / "ct.json").preprocess.window == (-160, 240)
 
 
 def test_commands_of_a_projected_spec(tmp_path: Path, spec: Spec) -> None:

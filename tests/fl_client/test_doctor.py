@@ -9,9 +9,11 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fixtures_deployed import deployed
-from fixtures_sites import picture, write_manifest
+from fixtures_readers import write_dicom, write_nifti
+from fixtures_sites import picture, write_classes, write_manifest
 from fixtures_tls import Authority, serving
 from PIL import Image
 
@@ -21,7 +23,7 @@ from fl_client.check_labels import LABEL_CHECKS
 from fl_client.check_machine import check_coordinator, check_device, check_flower, clock
 from fl_client.check_setup import SETUP_CHECKS
 from fl_client.coordinator_probe import probe
-from fl_client.doctor import examine, summary
+from fl_client.doctor import examine, examine_data, summary
 from fl_client.finding import Check, Finding, Visit
 from fl_client.site_settings import SiteSettings, load_site_settings
 from protocol.cli import main
@@ -254,7 +256,7 @@ def test_images_that_cannot_be_read(north: SiteSettings) -> None:
     found = look(north, *IMAGE_CHECKS, images=0)["unreadable-images"]
     assert found.found == (
         "2 of 25 cannot be read: grey/000.png (UnidentifiedImageError), grey/float.tif "
-        "(32-bit pixels)"
+        "(has 32-bit pixels without a known range)"
     )
 
 
@@ -289,6 +291,81 @@ def test_images_that_are_there_twice(north: SiteSettings) -> None:
     )
     shutil.copy(north.data / "grey" / "001.png", north.data / "white" / "again.png")
     assert set(look(north, *LABEL_CHECKS)) == {"duplicate-images", "duplicate-labels"}
+
+
+def test_images_that_are_there_twice_in_two_formats(north: SiteSettings) -> None:
+    shown = Image.open(north.data / "grey" / "000.png")
+    shown.save(north.data / "white" / "same.bmp")
+    found = look(north, *LABEL_CHECKS)
+    assert found["duplicate-labels"].found.endswith("grey/000.png = white/same.bmp")
+
+
+def test_extreme_sizes(north: SiteSettings) -> None:
+    for name, size in {"tiny": (15, 40), "long": (100, 401), "huge": (4097, 2000)}.items():
+        Image.new("L", size).save(north.data / "grey" / f"{name}.png")
+    found = look(north, *IMAGE_CHECKS)["extreme-size"]
+    assert (found.state, found.found) == (
+        "warning",
+        "1 are smaller than 16 pixels: grey/tiny.png (15 x 40); 1 are larger than 4096 pixels: "
+        "grey/huge.png (4097 x 2000); 1 are more than 4 times as long as wide: grey/long.png "
+        "(100 x 401)",
+    )
+
+
+def test_dicom_with_burnt_in_text_and_torn_patients(north: SiteSettings, tmp_path: Path) -> None:
+    pixels = np.arange(400, dtype=np.uint8).reshape(20, 20)
+    for number in range(3):
+        write_dicom(north.data / "grey" / f"{number}.dcm", pixels + number, PatientID="Meyer^Anna")
+    write_dicom(north.data / "grey" / "text.dcm", pixels, BurnedInAnnotation="YES")
+    write_dicom(north.data / "grey" / "cut.dcm", pixels)
+    cut = north.data / "grey" / "cut.dcm"
+    cut.write_bytes(cut.read_bytes()[:200])
+    found = look(north, *IMAGE_CHECKS, *LABEL_CHECKS)
+    assert set(found) == {"unreadable-images", "burnt-in"}
+    assert found["unreadable-images"].found == (
+        "1 of 29 cannot be read: grey/cut.dcm (cannot be read as DICOM (AttributeError))"
+    )
+    assert found["unreadable-images"].mend == "replace it or remove it from the site"
+    assert found["burnt-in"].found == ("1 of 29 have text burnt into their pixels: grey/text.dcm")
+    rows = [f"grey/{n}.dcm,{'ab'[n % 2]},s{n},{part}" for n, part in enumerate(["train", "test"])]
+    table = "\n".join(["path,label,subject_id,split", *rows])
+    (north.data / "labels.csv").write_text(table)
+    text = (north.folder / "site.toml").read_text()
+    text = text.replace('# manifest = "labels.csv"', 'manifest = "labels.csv"')
+    (north.folder / "site.toml").write_text(text)
+    torn = look(north, *LABEL_CHECKS)["patients-torn"]
+    assert (torn.state, torn.found) == (
+        "failed",
+        "1 of 1 patients have images under several subjects or splits, as their PatientID says: "
+        "grey/0.dcm",
+    )
+    assert "Meyer" not in "".join(finding.found for finding in examine_data(north.folder))
+
+
+def test_volumes_that_need_a_window(north: SiteSettings) -> None:
+    volume = np.arange(8000, dtype=np.int16).reshape(20, 20, 20)
+    write_nifti(north.data / "grey" / "scan.nii", volume)
+    found = look(north, *IMAGE_CHECKS)
+    assert set(found) == {"needs-window"}
+    assert found["needs-window"].found == (
+        "20 of 44 hold values in scanner units, which a spec's window shows"
+    )
+
+
+def test_data_without_a_deployment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    write_classes(tmp_path / "s", {"a": 6, "b": 6})
+    for spoiled, code in ((False, 0), (True, 1)):
+        if spoiled:
+            (tmp_path / "s" / "a" / "000.png").write_text("no image")
+        with pytest.raises(SystemExit) as ended:
+            main(["site", "check", str(tmp_path / "s"), "--data"])
+        assert ended.value.code == code
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "30 x 24 pixels" in shown
+    assert "1 of 12 cannot be read: a/000.png" in shown
 
 
 def manifest_site(root: Path, rows: list[str]) -> SiteSettings:

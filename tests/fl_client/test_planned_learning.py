@@ -18,7 +18,7 @@ from fl_client.models import RunModels
 from fl_client.policy_files import default_policy, pipeline_of
 from fl_client.policy_training import DrawnViews
 from fl_client.policy_views import PolicyViews
-from fl_client.recipes import site_recipes
+from fl_client.recipes import ordered_candidate, site_recipes
 from fl_client.site import read_site
 from protocol.errors import (
     BadDtype,
@@ -137,6 +137,11 @@ def test_recipes_are_answered_or_why_not(weights: Path) -> None:
         "unknown backbone 'resnet50./../../x': take a timm model"
     )
     assert found.missing["hf-hub:evil/net"].startswith("unknown backbone")
+    windowed = site_recipes(RecipesRequest("run-1", [OTHER], SIZE, (-160, 240))).recipes[OTHER]
+    assert windowed.preprocess.window == (-160, 240)
+    assert ordered_candidate(windowed).recipe.preprocess == windowed.preprocess
+    backwards = site_recipes(RecipesRequest("run-1", [OTHER], SIZE, (240, -160)))
+    assert "lower end must lie below" in backwards.missing[OTHER]
     huge = site_recipes(RecipesRequest("run-1", [OTHER], 4000))
     assert huge.missing == {OTHER: "a crop of 4000 pixels is too large: at most 512"}
     quiet = site_recipes(RecipesRequest("run-1", ["resnet999"], 0), lambda _error: "no")

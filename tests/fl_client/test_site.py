@@ -221,7 +221,7 @@ def test_npz(tmp_path: Path) -> None:
     assert [item.split for item in site.images] == ["train"] * 5 + ["test"] * 2
     assert np.array_equal(site.images[4].pixels(), images[4][..., None].repeat(3, axis=2))
     assert np.array_equal(site.images[5].pixels(), site.images[0].pixels())
-    assert isinstance(site.images[0].array, np.memmap)
+    assert isinstance(site.images[0].source.array, np.memmap)
 
 
 @pytest.mark.parametrize(

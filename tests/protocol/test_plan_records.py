@@ -92,6 +92,15 @@ def test_nobody_asks_so(names: list[str], size: int) -> None:
         from_recipes_request(recipes_request(RecipesRequest("run-1", names, size)))
 
 
+def test_the_window_comes_along() -> None:
+    for window in (None, (-160.0, 240.0)):
+        asked = RecipesRequest("run-1", ["net"], 32, window)
+        assert from_recipes_request(recipes_request(asked)) == asked
+    malformed = record({"run": "run-1", "names": '["net"]', "size": 32, "window": "[1]"})
+    with pytest.raises(MalformedMessage, match=r"^the request for recipes is malformed: "):
+        from_recipes_request(malformed)
+
+
 def test_a_plan_is_not_large() -> None:
     with pytest.raises(TooLarge, match=rf"the limit is {PLAN_LIMIT}$"):
         from_shown_plan(to_shown_plan(ShownPlan("run-1", "pem", b"x" * (PLAN_LIMIT + 1))))

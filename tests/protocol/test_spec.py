@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from base64 import b64decode, b64encode
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from protocol.errors import ConfigError, SpecMismatch
-from protocol.files import atomic_json
+from protocol.files import atomic_json, canonical_json, sha256_hex
 from protocol.spec import (
     Calibration,
     Projection,
@@ -43,6 +44,30 @@ def test_the_digest_covers_every_field(tiny_spec: Spec) -> None:
     ]
     digests = {make_spec(**change).digest for change in changes}
     assert len(digests | {tiny_spec.digest}) == len(changes) + 1
+
+
+def test_a_window_is_part_of_the_spec_and_none_is_not() -> None:
+    for path in sorted((resources.files("protocol") / "specs").iterdir(), key=str):
+        written = json.loads(path.read_bytes())
+        assert "window" not in written["preprocess"]
+        assert parse_spec(written).digest == sha256_hex(canonical_json(written))
+    plain = make_spec()
+    preprocess = plain.preprocess.model_dump()
+    assert "window" not in preprocess
+    windowed = make_spec(preprocess={**preprocess, "window": [-160, 240]})
+    assert make_spec(preprocess={**preprocess, "window": None}).digest == plain.digest
+    assert windowed.digest != plain.digest
+    assert windowed.model_dump(mode="json")["preprocess"]["window"] == [-160.0, 240.0]
+    assert parse_spec(windowed.model_dump_json()).digest == windowed.digest
+    with pytest.raises(
+        SpecMismatch, match=r"differ in preprocess\.window \(None against \[-160.0, 240.0\]\)"
+    ):
+        check_same(plain, windowed)
+    with pytest.raises(ConfigError, match="the window's lower end must lie below its upper end"):
+        make_spec(preprocess={**preprocess, "window": [240, -160]})
+    recipe = windowed.model_copy(update={"lower": None, "upper": None, "edges_sha256": None})
+    with pytest.raises(ConfigError, match=r"--bins 5 --window -160 240 --draws 0 --name tiny"):
+        recipe.require_ready()
 
 
 def test_a_spec_survives_its_file(tiny_spec: Spec, tmp_path: Path) -> None:

@@ -1,0 +1,208 @@
+"""Hugging Face datasets, whole or one partition of them, through flwr-datasets."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fl_client.images import Pixels, picture_size, read_image
+from fl_client.readers.rows import Row, check_splits, inside, split_named
+from fl_client.readers.source import Picture, Source, Window
+from protocol.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+_NOTHING = (None, "")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Which dataset, and which of its columns; from ``[data]`` of a ``site.toml``.
+
+    Attributes
+    ----------
+    dataset : str
+        Folder that ``save_to_disk`` wrote or of class subfolders (``imagefolder:FOLDER``), relative
+        to the data folder, or a name on the hub.
+    image, label : str
+        Columns.
+    subject : str or None
+        Column; without one each image is its own subject.
+    partition, partitions : int
+        Which of how many parts of equal size the site holds; 0 partitions: all of it.
+    """
+
+    dataset: str
+    image: str = "image"
+    label: str = "label"
+    subject: str | None = None
+    partition: int = 0
+    partitions: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Record(Source):
+    """An encoded picture in a row of a dataset."""
+
+    rows: Any = None  # datasets.Dataset, the image's column undecoded
+    column: str = "image"
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.place
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return picture_size(self._where, self._content())
+
+    def pixels(self, window: Window | None = None) -> Pixels:
+        return read_image(self._where, self._content())
+
+    @property
+    def extent(self) -> tuple[int, str]:
+        return len(self._content()), ""
+
+    def content_digest(self) -> bytes:
+        """Return the SHA-256 of the encoded picture."""
+        return hashlib.sha256(self._content()).digest()
+
+    @property
+    def _where(self) -> Path:
+        return self.path / self.place
+
+    def _content(self) -> bytes:
+        try:
+            cell = self.rows[self.number][self.column]
+            return bytes(cell["bytes"] or Path(cell["path"]).read_bytes())
+        except Exception as error:  # an empty cell, or a file that is gone
+            raise DataError(
+                f"image {self._where} cannot be read ({type(error).__name__}): mend the dataset"
+            ) from error
+
+
+def read_dataset(folder: Path, records: Records, named_in: Path) -> list[Row]:
+    """List the images of a dataset.
+
+    Splits named train, val or test (in any of the usual spellings) are the site's splits, unless
+    there is only one.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the data lie.
+    records : Records
+        Which dataset.
+    named_in : Path
+        The ``site.toml`` that names it.
+
+    Raises
+    ------
+    DataError
+        If flwr-datasets is missing, or the dataset cannot be loaded or lacks a column.
+    """
+    try:
+        import flwr_datasets  # noqa: F401, brings datasets along
+    except ImportError as error:
+        raise DataError(
+            f"{named_in} names a Hugging Face dataset: run "
+            'pip install "fedprint[datasets]" to read it'
+        ) from error
+    parts, path = _load(folder, records, named_in)
+    rows: list[Row] = []
+    for name in sorted(parts):
+        split = split_named(name, f"{named_in}: dataset") if len(parts) > 1 else None
+        rows += _rows(_part_of(parts[name], records, named_in), name, split, records, path)
+    if not rows:
+        raise DataError(f"{named_in}: dataset {records.dataset} holds no images: correct it")
+    if records.subject is not None:
+        check_splits(Path(records.dataset), rows)
+    return rows
+
+
+def _load(folder: Path, records: Records, named_in: Path) -> tuple[DatasetDict, Path]:
+    """Return the dataset by split, and the file or folder whose change means another dataset."""
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    kind, _, rest = records.dataset.rpartition(":")
+    place = inside(folder, rest, f"{named_in}: dataset") if kind else folder / records.dataset
+    try:
+        if kind == "imagefolder":
+            return load_dataset("imagefolder", data_dir=str(place)), place
+        if place.is_dir():
+            inside(folder, records.dataset, f"{named_in}: dataset")
+            found = load_from_disk(str(place))
+            state = "dataset_dict.json" if isinstance(found, DatasetDict) else "state.json"
+            whole = found if isinstance(found, DatasetDict) else DatasetDict({"train": found})
+            return whole, place / state
+        found = load_dataset(records.dataset)
+        return found, Path(next(iter(found.values())).cache_files[0]["filename"])
+    except DataError:
+        raise
+    except Exception as error:  # a dataset can be wrong in nearly any way
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"{named_in}: dataset {records.dataset} cannot be loaded ({detail}): correct [data] "
+            "dataset"
+        ) from error
+
+
+def _part_of(rows: Dataset, records: Records, named_in: Path) -> Dataset:
+    """Return the site's partition with its image column undecoded."""
+    from datasets import Image
+    from flwr_datasets.partitioner import IidPartitioner
+
+    wanted = [name for name in (records.image, records.label, records.subject) if name]
+    missing = [name for name in wanted if name not in rows.column_names]
+    if missing:
+        raise DataError(
+            f"{named_in}: dataset {records.dataset} lacks the column {', '.join(missing)}, it has "
+            f"{', '.join(rows.column_names)}: correct [data] image, label or subject"
+        )
+    if not isinstance(rows.features[records.image], Image):
+        raise DataError(
+            f"{named_in}: column {records.image} of dataset {records.dataset} holds no images: "
+            "correct [data] image"
+        )
+    if records.partitions:
+        divided = IidPartitioner(records.partitions)
+        divided.dataset = rows
+        rows = divided.load_partition(records.partition)
+    return rows.cast_column(records.image, Image(decode=False))
+
+
+def _rows(part: Dataset, name: str, split: str | None, records: Records, path: Path) -> list[Row]:
+    from datasets import ClassLabel
+
+    feature = part.features[records.label]
+    cells = part.select_columns([c for c in (records.label, records.subject) if c])
+    rows: list[Row] = []
+    for number, row in enumerate(cells):
+        label, where = row[records.label], f"{name}-{number}"
+        if label in _NOTHING or not isinstance(label, (str, int)):
+            raise DataError(
+                f"dataset {records.dataset}, row {where}: {records.label} is {label!r}: give one "
+                "name or number an image"
+            )
+        text = feature.int2str(label) if isinstance(feature, ClassLabel) else str(label).strip()
+        subject = row[records.subject] if records.subject else where
+        if subject in _NOTHING:
+            raise DataError(
+                f"dataset {records.dataset}, row {where}: {records.subject} is empty: fill it in"
+            )
+        source = _source(part, number, Record(path, where, part, records.image, number))
+        rows.append(Row(source, text, str(subject).strip(), split))
+    return rows
+
+
+def _source(part: Dataset, number: int, record: Record) -> Source:
+    """Return the row's picture: a file of its own where the dataset only names one."""
+    if not record.path.is_dir():
+        return record
+    file = Path(part[number][record.column]["path"])
+    if not file.resolve().is_relative_to(record.path.resolve()):
+        raise DataError(f"image {file} is a link out of {record.path}: copy the file instead")
+    return Picture(file)
