@@ -1,0 +1,175 @@
+"""One run as the pages show it: what it says of itself, and its results as far as there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from fl_server.progress import STATUS
+from fl_server.report import page_context
+from fl_server.report_data import RunData, read_run
+from fl_server.status import RunStatus, run_status
+from protocol.errors import DataError, FedprintError, one_line
+from protocol.names import printable
+
+File = TypeVar("File", bound=BaseModel)
+LIMIT = 64 * 2**20
+"""Bytes of the largest file of a run that is read."""
+SAYS = 2**20
+"""Bytes of the largest status that is read."""
+READ = ("run.json", "groups.json", "distances.csv", "spec.json")
+"""Files without which there is nothing to show but how far the run is."""
+MORE = ("metrics.json", "trials.json", "plans.json", "ledger.json", "recommendations.json")
+FOLDERS = ("fingerprints", "descriptors", "scores", "log")
+TRUST = ("trust.dsse.json", "coordinator.pub.pem")
+KEPT = 16
+"""Runs of which what was read is kept."""
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run came to.
+
+    Attributes
+    ----------
+    data : RunData
+        Its files, read and checked.
+    context : dict
+        What the report's templates name: the figures of both are the same.
+    """
+
+    data: RunData
+    context: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder at one moment.
+
+    Attributes
+    ----------
+    name : str
+        In URLs.
+    folder : Path
+        Where it lies.
+    status : RunStatus or None
+        What it last said of itself; None where it says nothing.
+    results : Results or None
+        None where there are none yet, or they cannot be read.
+    problem : str
+        Why there are no results; empty otherwise.
+    """
+
+    name: str
+    folder: Path
+    status: RunStatus | None
+    results: Results | None
+    problem: str
+
+    @property
+    def lives(self) -> bool:
+        """Whether somebody works on it now."""
+        return self.status is not None and self.status.state == "running"
+
+    @property
+    def when(self) -> datetime:
+        """When something last happened in it, as far as it says so."""
+        if self.status is not None:
+            return self.status.since
+        ended = self.results.data.run.ended if self.results else None
+        return ended or datetime.min.replace(tzinfo=UTC)
+
+    @property
+    def state(self) -> str:
+        """Return its state in a word."""
+        if self.status is not None and self.status.state != "finished":
+            return self.status.state
+        return "finished" if self.results else "broken"
+
+
+class Reader:
+    """Reads runs, and reads again only what has changed."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: dict[Path, tuple[Stamp, Results | None, str]] = {}
+
+    def read(self, name: str, folder: Path) -> Run:
+        """Return a run; one that cannot be read says why instead of having results."""
+        status = _status(name, folder)
+        with self._lock:  # one reader at a time: others then find what it read
+            stamp = _stamp(folder)
+            known = self._kept.pop(folder, None)
+            if known is None or known[0] != stamp:
+                known = (stamp, *_results(folder))
+            self._kept[folder] = known
+            while len(self._kept) > KEPT:
+                self._kept.pop(next(iter(self._kept)))
+        return Run(name, folder, status, *known[1:])
+
+
+def read_file(run: Run, name: str, model: type[File]) -> File | None:
+    """Return one of a run's JSON files, None where it has none.
+
+    Raises
+    ------
+    DataError
+        If the file is too large or malformed.
+    """
+    path = run.folder / name
+    if not path.is_file():
+        return None
+    check_size(path)
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{path} is not as it should be: {one_line(error)}") from None
+
+
+def check_size(path: Path, limit: int = LIMIT) -> None:
+    """Raise if a file is larger than anything that fedprint writes."""
+    if path.stat().st_size > limit:
+        raise DataError(f"{path} has more than {limit:,} bytes: it is not one of a run's files")
+
+
+def _status(name: str, folder: Path) -> RunStatus | None:
+    try:
+        check_size(folder / STATUS, SAYS)
+    except (OSError, DataError):
+        return None
+    return run_status(folder, Path(name), datetime.now(UTC))
+
+
+def _results(folder: Path) -> tuple[Results | None, str]:
+    try:
+        for name in (*READ, *MORE, *TRUST):
+            if (folder / name).exists():
+                check_size(folder / name)
+        data = read_run(folder)
+        return Results(data, page_context(data)), ""
+    except FedprintError as error:
+        return None, printable(str(error), 500)
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        said = printable(f"{type(error).__name__}: {error}", 300)
+        return None, f"the files of {folder} do not go together ({said}): see fedprint verify"
+
+
+def _stamp(folder: Path) -> Stamp:
+    """Return what changes when any file does that the pages are made of."""
+    paths = [folder / name for name in (*READ, *MORE, *TRUST)]
+    paths += [path for name in FOLDERS for path in sorted((folder / name).glob("*"))]
+    found = []
+    for path in paths:
+        try:
+            said = path.stat()
+        except OSError:
+            continue
+        found.append((path.name, said.st_mtime_ns, said.st_size))
+    return tuple(found)
