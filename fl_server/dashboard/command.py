@@ -78,6 +78,7 @@ def dashboard(
             server_header=False,
             proxy_headers=False,
             lifespan="off",
+            ws="none",
             timeout_graceful_shutdown=2,
         )
         uvicorn.Server(config).run(sockets=[listener])

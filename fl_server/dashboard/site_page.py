@@ -15,10 +15,9 @@ from strategies.advice_words import likely
 MOST = 50
 """Shots of a scenario that are shown."""
 SCORES = {
-    "val_auroc": "validation AUROC",
-    "val_balanced_accuracy": "validation accuracy",
     "test_auroc": "test AUROC",
-    "test_balanced_accuracy": "test accuracy",
+    "val_balanced_accuracy": "validation accuracy",
+    "val_auroc": "validation AUROC",
 }
 
 

@@ -18,7 +18,11 @@ def serving(sources: Sources, token: str = "") -> Iterator[str]:
     """Serve a dashboard while the block runs; give its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
-            make_app(sources, token=token), log_level="warning", lifespan="off", access_log=False
+            make_app(sources, token=token),
+            log_level="warning",
+            lifespan="off",
+            ws="none",
+            access_log=False,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

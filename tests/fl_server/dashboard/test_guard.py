@@ -44,7 +44,9 @@ def test_known_hosts(client: TestClient, host: str) -> None:
     assert client.get("/", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8470", "localhost.evil", "", "a:b:"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8470", "localhost.evil", "", "a:b:"]
+)
 def test_a_name_that_points_here_is_refused(client: TestClient, host: str) -> None:
     found = client.get("/", headers={"Host": host})
     assert found.status_code == 421
