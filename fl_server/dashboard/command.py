@@ -86,6 +86,7 @@ def dashboard(
 
 def _listening(host: str, port: int) -> socket.socket:
     """Return a socket that listens: nothing is printed before the address is ours."""
+    import os
     import socket
 
     from protocol.errors import ConfigError
@@ -95,9 +96,14 @@ def _listening(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(place[:2], family=family)
+    except socket.gaierror as error:
+        raise ConfigError(
+            f"cannot listen on {host}: {error.strerror}; choose another --host"
+        ) from None
     except OSError as error:
         hint = "choose another --port, or --port 0" if port else "choose another --host"
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; {hint}") from None
+        why = os.strerror(error.errno or 0)  # the error's own words repeat the address
+        raise ConfigError(f"cannot listen on {host}:{port}: {why}; {hint}") from None
 
 
 def _token(path: Path | None) -> str:

@@ -17,6 +17,7 @@ COLOURS = (  # Okabe and Ito's, less black and yellow, which paper and screens s
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#7f7f7f",
 )  # fmt: skip
 WIDTH, HEIGHT, EDGE = 720.0, 480.0, 28.0
+RADIUS = 6.0
 LETTER, ROW = 6.4, 13.0
 """Pixels that a letter takes across, and a label down."""
 MOST_LABELS = 80
@@ -74,7 +75,7 @@ def task_map(sites: Sequence[str], between: FloatArray, groups: Sequence[GroupEn
             x, y = at[site]
             figure.lines.append(Line(middle[0], middle[1], x, y, "spoke"))
             tip = f"{site}, {group.name}"
-            figure.dots.append(Dot(x, y, 6, colours[group.name], title=tip))
+            figure.dots.append(Dot(x, y, RADIUS, colours[group.name], title=tip))
     if len(sites) <= MOST_LABELS:
         _label(figure, at)
     return TaskMap(figure, places, shown, colours)
@@ -129,7 +130,7 @@ def _on_paper(places: FloatArray) -> FloatArray:
 
 def _label(figure: Figure, at: dict[str, list[float]]) -> None:
     """Write names beside dots; one that would cover another moves down, and a line leads to it."""
-    taken: list[tuple[float, float, float]] = []  # left, right, baseline
+    taken = [(x - RADIUS, x + RADIUS, y + 4) for x, y in at.values()]  # left, right, baseline
     for site, (x, y) in sorted(at.items(), key=lambda item: (item[1][1], item[0])):
         words, left, base = short(site), x + 10, y + 4
         right = left + LETTER * len(words)
