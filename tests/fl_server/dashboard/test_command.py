@@ -34,8 +34,7 @@ def test_it_serves_until_it_is_stopped(runs: Path, pool: str) -> None:
     finally:
         command.process.send_signal(signal.SIGINT)
         out, err = command.process.communicate()
-    assert (out, err) == ("", "interrupted\n")
-    assert command.process.returncode == 130
+    assert (command.process.returncode, out, err) == (0, "", "")
     assert command.gone() == []
 
 
