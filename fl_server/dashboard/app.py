@@ -15,6 +15,7 @@ from fl_server.dashboard import pool_pages
 from fl_server.dashboard.guard import Guard
 from fl_server.dashboard.live import live
 from fl_server.dashboard.log_check import check_log
+from fl_server.dashboard.merges import merges
 from fl_server.dashboard.outcomes import arms_of, run_outcomes, tried
 from fl_server.dashboard.rendering import Renderer
 from fl_server.dashboard.runs import Results, Run, read_file
@@ -110,7 +111,8 @@ class Pages:
         data = results.data
         drawn = task_map(data.sites, data.between, results.context["groups"])
         table = data.between if len(data.sites) <= MOST_CELLS else None
-        return self._run_page("map", run, map=drawn, table=table, rank=ranks(data.between))
+        more = {"rank": ranks(data.between), "merges": merges(data.sites, data.linkage)}
+        return self._run_page("map", run, map=drawn, table=table, **more)
 
     def training(self, name: str) -> Response:
         """Show what training came to, and with which plans."""

@@ -25,12 +25,13 @@ SAYS = 2**20
 READ = ("run.json", "groups.json", "distances.csv", "spec.json")
 """Files without which there is nothing to show but how far the run is."""
 MORE = ("metrics.json", "trials.json", "plans.json", "ledger.json", "recommendations.json")
-FOLDERS = ("fingerprints", "descriptors", "scores", "log")
+FOLDERS = ("fingerprints", "descriptors", "scores")
 TRUST = ("trust.dsse.json", "coordinator.pub.pem")
-KEPT = 16
-"""Runs of which what was read is kept."""
+KEPT = 2000
+"""Sites of runs of which what was read is kept: about 128 kB of counts each."""
 
 Stamp = tuple[tuple[str, int, int], ...]
+"""Name, time of change and bytes of each file."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,15 @@ class Run:
         return "finished" if self.results else "broken"
 
 
+Known = tuple[Stamp, Results | None, str]
+
+
 class Reader:
     """Reads runs, and reads again only what has changed."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._kept: dict[Path, tuple[Stamp, Results | None, str]] = {}
+        self._kept: dict[Path, Known] = {}
 
     def read(self, name: str, folder: Path) -> Run:
         """Return a run; one that cannot be read says why instead of having results."""
@@ -110,8 +114,8 @@ class Reader:
             if known is None or known[0] != stamp:
                 known = (stamp, *_results(folder))
             self._kept[folder] = known
-            while len(self._kept) > KEPT:
-                self._kept.pop(next(iter(self._kept)))
+            while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > KEPT:
+                self._kept.pop(next(iter(self._kept)))  # the one that was not asked for longest
         return Run(name, folder, status, *known[1:])
 
 
@@ -137,6 +141,10 @@ def check_size(path: Path, limit: int = LIMIT) -> None:
     """Raise if a file is larger than anything that fedprint writes."""
     if path.stat().st_size > limit:
         raise DataError(f"{path} has more than {limit:,} bytes: it is not one of a run's files")
+
+
+def _size(known: Known) -> int:
+    return len(known[1].data.sites) if known[1] else 1
 
 
 def _status(name: str, folder: Path) -> RunStatus | None:

@@ -10,9 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from fl_server.dashboard.merges import merges
+from fl_server.dashboard.runs import Reader
 from fl_server.dashboard.sources import Sources
 from fl_server.pool import open_pool
 from fl_server.progress import Progress
@@ -120,6 +123,27 @@ def test_the_map_page_has_all_distances(client: TestClient, runs: Path) -> None:
                 assert f"{data.between[i, j]:.4f} (" in text
     for heading in ("Map of the tasks", "Distances between sites", "Dendrogram of the sites"):
         assert heading in text
+
+
+def test_the_dendrogram_is_told_in_words(client: TestClient, runs: Path) -> None:
+    data = read_run(runs / "trained")
+    text = shown(client, "/run/trained/map")
+    nearest = data.linkage[0]
+    names = [data.sites[int(leaf)] for leaf in nearest[:2]]
+    assert f"{nearest[2]:.4f} {names[0]} {names[1]}" in text
+    assert [merge.height for merge in merges(data.sites, data.linkage)] == data.linkage[
+        :, 2
+    ].tolist()
+    assert merges(["a"], np.empty((0, 4))) == []
+
+
+def test_what_was_read_is_kept_up_to_a_size(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader()
+    first = reader.read("a", runs / "trained")
+    assert reader.read("a", runs / "trained").results is first.results
+    monkeypatch.setattr("fl_server.dashboard.runs.KEPT", 5)
+    reader.read("b", runs / "private")
+    assert reader.read("a", runs / "trained").results is not first.results
 
 
 def test_a_sites_page_has_partners_advice_and_outcome(client: TestClient, runs: Path) -> None:
