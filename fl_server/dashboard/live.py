@@ -38,16 +38,18 @@ def live(run: Run, now: datetime | None = None) -> dict[str, Any]:
         ``lives``; ``facts``, one line each, by name; ``rows``, tables by name; ``results``, whether
         there are any. All of it is JSON, and all words are plain text.
     """
-    facts = {"state": run.state, "phase": "–", "since": "–", "ends": "–", "why": run.problem}
+    problem = "" if run.lives else run.problem  # until a run is over its files are not all there
+    facts = {"state": run.state, "phase": "–", "since": "–", "ends": "–", "why": problem}
+    if run.when is not None:
+        facts["since"] = f"{run.when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     rows: dict[str, Rows] = {"waiting": [], "answered": [], "lost": [], "events": _events(run)}
     status = run.status
     if status is not None:
         now = now or datetime.now(UTC)
         facts["phase"] = _said(status.phase) or "–"
-        facts["since"] = f"{status.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         if status.deadline is not None and run.lives:
             facts["ends"] = f"in {duration((status.deadline - now).total_seconds())} at the latest"
-        facts["why"] = _said(status.message) or run.problem
+        facts["why"] = _said(status.message) or problem
         rows["waiting"] = [
             [_said(site), duration(seconds), _doing(status.approval.get(site))]
             for site, seconds in _some(status.waiting.items())
@@ -84,7 +86,13 @@ def _events(run: Run) -> Rows:
             rest = [
                 str(event[name]) for name in ("site", "note", "reason", "message") if name in event
             ]
-            row = [str(event["time"]), str(event["phase"]), str(event["event"]), " · ".join(rest)]
+            time = datetime.fromisoformat(event["time"]).astimezone(UTC)
+            row = [
+                f"{time:%Y-%m-%d %H:%M:%S}",
+                str(event["phase"]),
+                str(event["event"]),
+                " · ".join(rest),
+            ]
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
         found.append([_said(cell) for cell in row])

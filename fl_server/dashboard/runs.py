@@ -80,12 +80,11 @@ class Run:
         return self.status is not None and self.status.state == "running"
 
     @property
-    def when(self) -> datetime:
-        """When something last happened in it, as far as it says so."""
+    def when(self) -> datetime | None:
+        """When something last happened in it; None where it does not say."""
         if self.status is not None:
             return self.status.since
-        ended = self.results.data.run.ended if self.results else None
-        return ended or datetime.min.replace(tzinfo=UTC)
+        return self.results.data.run.ended if self.results else None
 
     @property
     def state(self) -> str:

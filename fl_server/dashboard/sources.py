@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fl_server.dashboard.folders import find_runs
@@ -54,7 +55,8 @@ class Sources:
     def runs(self) -> list[Run]:
         """Return all runs, newest first; those that are broken too."""
         found = [self._reader.read(name, folder) for name, folder in self._folders().items()]
-        return sorted(found, key=lambda run: run.when, reverse=True)
+        never = datetime.min.replace(tzinfo=UTC)
+        return sorted(found, key=lambda run: run.when or never, reverse=True)
 
     def run(self, name: str) -> Run:
         """Return a run by its name: no path is ever made of a name.

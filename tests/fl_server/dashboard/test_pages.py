@@ -263,6 +263,7 @@ def test_a_run_that_lives_is_told_as_it_goes(tmp_path: Path) -> None:
         assert 'data-live="/run/new/live.json"' in text
         assert "1 of 2 answered, 1 lost" in words(text)
         assert "Results appear here" in text
+        assert "has no run.json" not in text
         said = client.get("/run/new/live.json").json()
         assert said["lives"]
         assert said["facts"]["phase"] == "fingerprints"
