@@ -299,6 +299,7 @@ def test_a_broken_run_among_others_is_shown_as_such(runs: Path, tmp_path: Path) 
     assert "trained" in shown(client, "/outcomes")
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
 def test_files_that_do_not_go_together_are_said(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "trained", tmp_path / "r")
     path = tmp_path / "r" / "groups.json"
