@@ -133,11 +133,15 @@ class Pages:
 
     def outcomes(self) -> Response:
         """Show what came out over all runs and in the pool."""
-        found, of_pool = run_outcomes(self._sources.runs()), None
+        found, of_pool, problem = run_outcomes(self._sources.runs()), None, ""
         if self._sources.pool:
-            with self._sources.opened_pool() as pool, pool.reading() as session:
-                of_pool = tried(views.experiments(session))
-        return self.show("outcomes", outcomes=found, arms=arms_of(found), tried=of_pool)
+            try:
+                with self._sources.opened_pool() as pool, pool.reading() as session:
+                    of_pool = tried(views.experiments(session))
+            except FedprintError as error:  # the runs can be shown all the same
+                problem = str(error)
+        arms = arms_of(found)
+        return self.show("outcomes", outcomes=found, arms=arms, tried=of_pool, problem=problem)
 
     def static(self, name: str) -> Response:
         """Return a style sheet or script."""

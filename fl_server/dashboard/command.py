@@ -50,8 +50,8 @@ def dashboard(
 ) -> None:
     """Show runs and a pool in a browser: how far, who with whom, why, and what came of it.
 
-    It only reads, and listens on this machine alone unless --host says otherwise; others then need
-    the token in the address that is printed.
+    It only reads, and listens on this machine alone unless --host says
+    otherwise: then a token is demanded, which is in the address it prints.
     """
     import uvicorn
 

@@ -12,6 +12,8 @@ from fastapi.responses import HTMLResponse, Response
 from fl_server.dashboard.sources import NotFound, Sources
 from fl_server.pool import Pool, views
 from fl_server.pool.texts import facts, outcome_row, shown_name
+from fl_server.pool_advice import recommend
+from fl_server.pool_nearest import MEASURE, described, find_near
 from fl_server.pool_target import Target, read_target
 from protocol.errors import ConfigError
 from strategies.advice_words import likely
@@ -89,8 +91,6 @@ class PoolPages:
 
     def advice(self, identity: str) -> Response:
         """Show what to try on a task, and why."""
-        from fl_server.pool_advice import recommend
-
         with self._sources.opened_pool() as pool:
             target, found = _target(pool, identity), _shown(pool, identity)
             with self._turn:
@@ -98,8 +98,6 @@ class PoolPages:
             return self._show("advice", task=found, counsels=counsels, likely=likely)
 
     def _near(self, pool: Pool, identity: str) -> tuple[list[dict[str, Any]], str]:
-        from fl_server.pool_nearest import MEASURE, described, find_near
-
         target = _target(pool, identity)
         try:
             with self._turn:

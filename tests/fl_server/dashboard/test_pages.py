@@ -195,6 +195,20 @@ def test_outcomes_compare_runs_and_the_pool(client: TestClient, pool: str) -> No
     assert count > 0
 
 
+def test_a_pool_that_is_gone_takes_nothing_else_along(
+    runs: Path, pool: str, tmp_path: Path
+) -> None:
+    shutil.copy(pool, tmp_path / "pool.db")
+    client = client_of(Sources(runs, str(tmp_path / "pool.db")))
+    (tmp_path / "pool.db").unlink()
+    text = shown(client, "/outcomes")
+    assert "The pool cannot be shown: there is no pool" in text
+    assert "grouped − alone" in text
+    found = client.get("/pool")
+    assert found.status_code == 500
+    assert "there is no pool" in words(found.text)
+
+
 def test_the_pool_is_searched(client: TestClient) -> None:
     assert "5 of 5 tasks." in shown(client, "/pool")
     assert "2 of 5 tasks." in shown(client, "/pool?q=SITE-0")
