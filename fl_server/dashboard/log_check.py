@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_server.dashboard.runs import check_size
+from fl_server.dashboard.runs import check_file
 from protocol.errors import FedprintError
 from protocol.log import CHECKPOINT, ENTRIES, read_log
 from protocol.names import printable
@@ -45,7 +45,7 @@ def check_log(folder: Path) -> LogCheck | None:
     if not (folder / "log" / CHECKPOINT).is_file():
         return None
     try:
-        check_size(folder / "log" / ENTRIES)
+        check_file(folder / "log" / ENTRIES)
         pem = (folder / "coordinator.pub.pem").read_text(encoding="utf-8")
         log = read_log(folder, pem)
         kinds = Counter(printable(str(json.loads(line)["kind"]), 60) for line in log.lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,18 +129,21 @@ def read_file(run: Run, name: str, model: type[File]) -> File | None:
         If the file is too large or malformed.
     """
     path = run.folder / name
-    if not path.is_file():
+    if not path.exists():
         return None
-    check_size(path)
+    check_file(path)
     try:
         return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise DataError(f"{path} is not as it should be: {one_line(error)}") from None
 
 
-def check_size(path: Path, limit: int = LIMIT) -> None:
-    """Raise if a file is larger than anything that fedprint writes."""
-    if path.stat().st_size > limit:
+def check_file(path: Path, limit: int = LIMIT) -> None:
+    """Raise unless something is a plain file, no larger than anything that fedprint writes."""
+    said = path.lstat()
+    if not stat.S_ISREG(said.st_mode):
+        raise DataError(f"{path} is no plain file: put a copy in the place of links")
+    if said.st_size > limit:
         raise DataError(f"{path} has more than {limit:,} bytes: it is not one of a run's files")
 
 
@@ -148,7 +153,7 @@ def _size(known: Known) -> int:
 
 def _status(name: str, folder: Path) -> RunStatus | None:
     try:
-        check_size(folder / STATUS, SAYS)
+        check_file(folder / STATUS, SAYS)
     except (OSError, DataError):
         return None
     return run_status(folder, Path(name), datetime.now(UTC))
@@ -156,9 +161,8 @@ def _status(name: str, folder: Path) -> RunStatus | None:
 
 def _results(folder: Path) -> tuple[Results | None, str]:
     try:
-        for name in (*READ, *MORE, *TRUST):
-            if (folder / name).exists():
-                check_size(folder / name)
+        for path in _files(folder):
+            check_file(path)
         data = read_run(folder)
         return Results(data, page_context(data)), ""
     except FedprintError as error:
@@ -170,13 +174,18 @@ def _results(folder: Path) -> tuple[Results | None, str]:
 
 def _stamp(folder: Path) -> Stamp:
     """Return what changes when any file does that the pages are made of."""
-    paths = [folder / name for name in (*READ, *MORE, *TRUST)]
-    paths += [path for name in FOLDERS for path in sorted((folder / name).glob("*"))]
     found = []
-    for path in paths:
+    for path in _files(folder):
         try:
-            said = path.stat()
-        except OSError:
+            said = path.lstat()
+        except OSError:  # just replaced: the next look finds the new one
             continue
         found.append((path.name, said.st_mtime_ns, said.st_size))
     return tuple(found)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that pages are made of, those that are there."""
+    named = [folder / name for name in (*READ, *MORE, *TRUST)]
+    below = [path for name in FOLDERS for path in sorted((folder / name).glob("*"))]
+    return [path for path in named if os.path.lexists(path)] + below

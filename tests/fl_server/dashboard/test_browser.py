@@ -13,7 +13,7 @@ from fl_server.dashboard.sources import Sources
 from fl_server.progress import Progress
 from fl_server.report_data import read_run
 from fl_server.runstate import locked
-from tests.fl_server.dashboard.browsing import PATIENCE, Visit, browser, visiting
+from tests.fl_server.dashboard.browsing import PATIENCE, Visit, browser, chromium, visiting
 from tests.fl_server.dashboard.serving import serving
 
 PAGES = (
@@ -236,3 +236,14 @@ def test_a_token_is_asked_for_once(started: Browser, sources: Sources) -> None:
         assert token not in page.url
         assert page.evaluate("document.cookie") == ""
         visit.go("/run/trained")
+
+
+def test_a_missing_browser_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FEDPRINT_BROWSER", "FEDPRINT_WITHOUT_BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(pytest.fail.Exception, match="^there is no Chromium: apt-get install"):
+        chromium()
+    monkeypatch.setenv("FEDPRINT_WITHOUT_BROWSER", "1")
+    with pytest.raises(pytest.skip.Exception):
+        chromium()

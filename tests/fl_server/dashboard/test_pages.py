@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -326,9 +327,22 @@ def test_files_that_do_not_go_together_are_said(runs: Path, tmp_path: Path) -> N
 def test_a_file_that_is_far_too_large_is_not_read(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl_server.dashboard.runs.check_size.__defaults__", (100,))
+    monkeypatch.setattr("fl_server.dashboard.runs.check_file.__defaults__", (100,))
     shutil.copytree(runs / "trained", tmp_path / "r")
     assert "has more than 100 bytes: it is not one of" in shown(client_of(Sources(tmp_path)), "/")
+
+
+@pytest.mark.parametrize("name", ["groups.json", "fingerprints/site-0-0.safetensors"])
+def test_links_and_pipes_in_a_run_are_not_opened(runs: Path, tmp_path: Path, name: str) -> None:
+    for run in ("link", "pipe"):
+        shutil.copytree(runs / "trained", tmp_path / "runs" / run)
+        (tmp_path / "runs" / run / name).unlink()
+    (tmp_path / "runs" / "link" / name).symlink_to(runs / "trained" / name)
+    os.mkfifo(tmp_path / "runs" / "pipe" / name)
+    text = shown(client_of(Sources(tmp_path / "runs")), "/")
+    for run in ("link", "pipe"):
+        path = tmp_path / "runs" / run / name
+        assert f"{path} is no plain file: put a copy in the place of links" in text
 
 
 def test_what_changes_is_read_again(runs: Path, tmp_path: Path) -> None:
