@@ -24,8 +24,8 @@ deployment-demo: install
 # Deployments mostly wait for Flower's heartbeats, and engines for their processes, so their tests
 # run beside the others; threads of one would only wait for those of another.
 test: export OMP_NUM_THREADS = 1
-test: install lint
-	$(MAKE) --jobs=3 --output-sync=target test-deployment test-engine test-rest
+test: install
+	$(MAKE) --jobs=4 --output-sync=target lint test-deployment test-engine test-rest
 
 # The dashboard is tried in a real browser. It is installed where that can be done without asking
 # anybody; elsewhere the tests that need it say what to do.
@@ -52,7 +52,7 @@ lint: install
 
 bench: install
 	$(BIN)/fedprint bench distances
-	$(BIN)/python benchmarks/extract.py
+	$(BIN)/fedprint bench extract
 
 clean:
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from fl_client.checkpoints import keep_checkpoint
+from fl_client.learners import Learners
 from fl_client.node import current_site, simulated, site_coordinators
 from fl_client.plan_acceptance import accept_plan
 from fl_client.plans import require_planned
@@ -25,29 +26,26 @@ from protocol.sharing import Arrays
 
 app = add_fingerprinting(ClientApp(), keep_features=True)
 
-_learners: dict[tuple[str, str], tuple[tuple[object, ...], Any]] = {}
-"""Of each site the learner of the run's own knowledge, and the last one of another."""
+_learners = Learners()
 
 
 def _learner(context: Context, order: Order, *, trial: bool = False) -> Any:
-    """Return this site's learner; its data and features are loaded once a process."""
+    """Return this site's learner, kept from an earlier message where nothing has changed."""
     gate = site_gate(context, keep_features=True)
-    site, device, own = gate.site, gate.device, order.knowledge.is_default
+    site, device = gate.site, gate.device
     # the order came from outside: the gate stands before weights and images alike
-    planned = trial or bool(order.plan) or not own
+    planned = trial or bool(order.plan) or not order.knowledge.is_default
     tried = trial_digest(order) if trial else ""
     with gate.admitting(order.spec, order.run, order.arm, planned=planned, trial=tried):
         if not trial:
             require_planned(site, order)
-    key = str(site.folder), "own" if own else "other"
-    what = (order.spec.digest, order.recipe, device, order.seed, order.knowledge.digest)
-    if key not in _learners or _learners[key][0] != what:
+
+    def make() -> Any:
         from fl_client.learner import Learner
 
-        _learners.pop(key, None)  # a site trains with one knowledge after the other
-        learner = Learner(site, order.spec, order.recipe, device, order.seed, order.knowledge)
-        _learners[key] = what, learner
-    return _learners[key][1]
+        return Learner(site, order.spec, order.recipe, device, order.seed, order.knowledge)
+
+    return _learners.of(site, order, device, make)
 
 
 def _order(message: Message) -> Order:

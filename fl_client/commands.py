@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from protocol.files import atomic_json, atomic_write
 from protocol.spec import Spec, check_same, load_spec
 
 if TYPE_CHECKING:
+    from fl_client.stages import Stages
     from protocol.keys import Signer
 
 # torch, timm and Pillow are imported inside the commands: `--help` and `spec list` start at once
@@ -97,6 +99,7 @@ def fingerprint(
     )
     from fl_client.policy import gate, local_policy
     from fl_client.site import read_site
+    from fl_client.stages import limit_line
 
     site, policy = read_site(folder, state, name=name or None), local_policy(**limits)
     gate(policy, chosen, site, private=private)  # before the work, and again at the release
@@ -105,7 +108,13 @@ def fingerprint(
     if private or kinds:
         require_writable(site.state, "state folder", "--state")
     release = release_private if private else release_plain
-    options = {"batch_size": batch_size, "workers": workers or None, "progress": True}
+    told: list[Stages] = []
+    options = {
+        "batch_size": batch_size,
+        "workers": workers or None,
+        "progress": True,
+        "tell": told.append,
+    }
     made = release(site, chosen, policy, signing, device, options)
     sent = release_descriptors(
         site, chosen, policy, signing, device, kinds, made.payload, private=private
@@ -126,11 +135,14 @@ def fingerprint(
                 "spec": {"name": chosen.name, "digest": chosen.digest},
                 "key_id": signing.public_key.keyid,
                 **made.facts,
+                "stages": asdict(told[-1]) if told else None,
                 "descriptors": {kind: len(each.payload) for kind, each in sent.items()},
                 "out": str(out),
             },
         )
     typer.echo(f"{made.line}, in {out}{made.warning}")
+    if told and (line := limit_line(told[-1])):
+        typer.echo(line)
 
 
 def _limits(private: bool, **given: float | None) -> dict[str, Any]:

@@ -8,16 +8,11 @@ number of workers, nor on names and order of files.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,18 +21,20 @@ from numpy.typing import NDArray
 from fl_client.backbone import load_backbone
 from fl_client.device import choose_device
 from fl_client.folding import fold_batch_norm
+from fl_client.fusing import fuse
 from fl_client.histogram import BinCounter
-from fl_client.images import Pixels, chance_of, check_preprocess, make_views, pixel_digest
+from fl_client.images import Pixels, check_preprocess
 from fl_client.progress import show_progress
 from fl_client.site import ImageItem
+from fl_client.stages import Clock, Stages
+from fl_client.streams import FEW, Normalised, by_batches, by_workers
+from fl_client.viewing import order_views
+from protocol.benchmark import available_cores
 from protocol.errors import ConfigError, DataError
-from protocol.spec import Sampling, Spec
+from protocol.spec import Spec
 
 BATCH_SIZE = 32
-VIEWS = 8  # of one image that are made at once
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-Order = list[tuple[int, list[int]]]  # index of an image, and the draws that chose it
+MOST_WORKERS = 8  # beyond, threads of one Python process wait for each other
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,15 @@ class Extraction:
         Number of views that were counted.
     seconds : float
         Wall time of the stream (decoding, forward passes, counting).
+    stages : Stages
+        How fast each stage of it was.
     """
 
     counts: NDArray[np.int64] | None
     features: NDArray[np.float32] | None
     views: int
     seconds: float
+    stages: Stages
 
 
 def extract(
@@ -72,6 +72,7 @@ def extract(
     want_features: bool = False,
     progress: bool = False,
     backbone: torch.nn.Module | None = None,
+    tell: Callable[[Stages], object] | None = None,
 ) -> Extraction:
     """Fingerprint images by a spec.
 
@@ -84,15 +85,18 @@ def extract(
     device : torch.device or str, optional
         See `fl_client.device.choose_device`.
     batch_size : int
-        Views a forward pass.
+        Views a forward pass; on a CPU at most `fl_client.streams.FEW`.
     workers : int, optional
-        Threads that decode; by default one a core, at most eight.
+        Threads that decode, and on a CPU also run the network; by default one for each thread of
+        PyTorch's, or a core where a device computes; at most eight.
     want_features : bool
         Also return the features, which then are held in memory; only for ``each-once``.
     progress : bool
         Show how far it is.
     backbone : torch.nn.Module, optional
         A backbone that `load_backbone` made for this very spec and device.
+    tell : callable, optional
+        Also told how fast the stages were, where the caller does not see the result.
 
     Returns
     -------
@@ -109,36 +113,65 @@ def extract(
     """
     _check(images, spec, batch_size, workers, want_features)
     place = device if isinstance(device, torch.device) else choose_device(device)
-    model = fold_batch_norm(load_backbone(spec, place) if backbone is None else backbone)
+    network = prepare(load_backbone(spec, place) if backbone is None else backbone, spec, place)
+    threads = workers or default_workers(place)
     counter = BinCounter(spec, place) if spec.ready else None
     features = np.empty((len(images), spec.features), np.float32) if want_features else None
-    total = spec.sampling.draws or len(images)
-    started = time.monotonic()
-    with ThreadPoolExecutor(workers or default_workers(), "decode") as pool:
-        order = _order(images, spec.sampling, pool)
-        # on a CPU, decoding during the forward pass would only take its cores away
-        overlap = place.type != "cpu"
-        ahead = batch_size * (4 if overlap else 1)
-        decoded = _decoded(pool, partial(_make, images, spec), order, ahead, overlap)
-        views = ((index, v) for (index, _), vs in zip(order, decoded, strict=True) for v in vs)
-        with show_progress("fingerprinting", total) if progress else nullcontext() as advance:
-            for which, batch in _batches(views, batch_size, spec.preprocess.crop):
-                values = forward(model, batch, spec, place)[: len(which)]  # [k, m]
+    started, clock = time.monotonic(), Clock(place)
+    with _pool(threads, place) as pool, _on(place):
+        views = order_views(images, spec.sampling, pool)
+        if place.type == "cpu":
+            few = min(batch_size, FEW)
+            stream = by_workers(network, images, spec, views, pool, threads, clock, few)
+        else:
+            stream = by_batches(network, images, spec, views, pool, batch_size, place, clock)
+        with show_progress("fingerprinting", len(views)) if progress else nullcontext() as advance:
+            for batch, values in stream:  # values: [k, m]
                 if counter is not None:
-                    counter.add(values)
+                    with clock.time("histogram"):
+                        counter.add(values)
                 if features is not None:
-                    features[which] = values.cpu().numpy()
+                    features[[index for index, _ in batch]] = values.cpu().numpy()
                 if advance is not None:
-                    advance(len(which))
-    counts = None if counter is None else counter.counts()
-    return Extraction(counts, features, total, time.monotonic() - started)
+                    advance(len(batch))
+        counts = None if counter is None else counter.counts()
+        seconds, spent = time.monotonic() - started, clock.seconds()
+    stages = Stages.of(
+        spent, len(views), seconds, workers=threads, cores=available_cores(), device=place.type
+    )
+    if tell is not None:
+        tell(stages)
+    return Extraction(counts, features, len(views), seconds, stages)
 
 
-def default_workers() -> int:
-    """Return the number of decoding threads: one a core, at most eight."""
-    import os
+def prepare(model: torch.nn.Module, spec: Spec, device: torch.device) -> Normalised:
+    """Return the backbone in the form that is fastest on a device; it takes decoded views."""
+    folded = fold_batch_norm(model)
+    cpu = device.type == "cpu"
+    return Normalised(fuse(folded, spec.preprocess.crop) if cpu else folded, spec, device)
 
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+def default_workers(device: torch.device) -> int:
+    """Return the number of workers: on a CPU no more than threads that PyTorch may use."""
+    most = torch.get_num_threads() if device.type == "cpu" else available_cores()
+    return min(MOST_WORKERS, most)
+
+
+@contextmanager
+def _pool(workers: int, device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Make the workers; on a CPU each, and who waits for them, takes a share of the threads."""
+    whole = torch.get_num_threads()
+    share = max(1, whole // workers) if device.type == "cpu" else whole
+    torch.set_num_threads(share)
+    try:
+        with ThreadPoolExecutor(workers, "worker", torch.set_num_threads, (share,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(whole)
+
+
+def _on(device: torch.device) -> torch.cuda.device | nullcontext[None]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _check(
@@ -159,97 +192,8 @@ def _check(
     check_preprocess(spec)
 
 
-@torch.inference_mode()
 def forward(
     model: torch.nn.Module, batch: Pixels, spec: Spec, device: torch.device
 ) -> torch.Tensor:
-    """Run the backbone over a batch of views.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The backbone.
-    batch : ndarray of uint8, shape [k, crop, crop, 3]
-        Views; normalised on the device, in half precision on CUDA.
-    spec, device
-        Normalisation, and where to compute.
-
-    Returns
-    -------
-    torch.Tensor of float32, shape [k, m]
-    """
-    mean = torch.tensor(spec.preprocess.mean, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(spec.preprocess.std, device=device).view(1, 3, 1, 1)
-    raw = torch.from_numpy(batch)
-    if device.type == "cuda":
-        raw = raw.pin_memory()
-    pixels = raw.to(device, non_blocking=True).permute(0, 3, 1, 2)  # [k, 3, crop, crop]
-    inputs = pixels.to(torch.float32).sub_(mean * 255).div_(std * 255)  # stays channels last
-    with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-        features: torch.Tensor = model(inputs)
-    return features.float()
-
-
-def _order(images: Sequence[ImageItem], sampling: Sampling, pool: ThreadPoolExecutor) -> Order:
-    """Decide which image is viewed by which draws, in an order that content alone decides."""
-    if sampling.rule == "each-once":
-        digests = list(pool.map(ImageItem.content_digest, images))
-        return [(index, [0]) for index in sorted(range(len(images)), key=lambda i: digests[i])]
-    # here the choice itself depends on the order, so it goes by decoded pixels, not by files
-    digests = list(_decoded(pool, _digest_item, images, 64, overlap=True))
-    ranked = sorted(range(len(images)), key=lambda i: digests[i])
-    everything = hashlib.sha256(b"".join(digests[i] for i in ranked)).digest()
-    draws: dict[int, list[int]] = {}
-    for draw in range(sampling.draws or 0):
-        rank = int.from_bytes(chance_of(sampling, everything, draw), "little") % len(images)
-        draws.setdefault(rank, []).append(draw)
-    # a small site draws each image many times: a few views at a time keep memory flat
-    return [
-        (ranked[rank], draws[rank][start : start + VIEWS])
-        for rank in sorted(draws)
-        for start in range(0, len(draws[rank]), VIEWS)
-    ]
-
-
-def _digest_item(item: ImageItem) -> bytes:
-    return pixel_digest(item.pixels())
-
-
-def _make(images: Sequence[ImageItem], spec: Spec, entry: tuple[int, list[int]]) -> Pixels:
-    """Decode an image once and make all its views, uint8 ``[k, crop, crop, 3]``."""
-    return make_views(images[entry[0]].pixels(), spec, entry[1])
-
-
-def _decoded(
-    pool: ThreadPoolExecutor,
-    work: Callable[[_T], _R],
-    entries: Iterable[_T],
-    ahead: int,
-    overlap: bool,
-) -> Iterator[_R]:
-    """Map in the pool, in order, with at most `ahead` results at a time.
-
-    With `overlap` the pool is always kept busy; without, it rests until all of them were taken.
-    """
-    rest, waiting = iter(entries), deque[Future[_R]]()
-    try:
-        while True:
-            if overlap or not waiting:
-                more = islice(rest, ahead - len(waiting))
-                waiting.extend(pool.submit(work, entry) for entry in more)
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _batches(
-    views: Iterator[tuple[int, Pixels]], size: int, crop: int
-) -> Iterator[tuple[list[int], Pixels]]:
-    """Yield batches of one shape: the images' indices, and uint8 ``[size, crop, crop, 3]``."""
-    while chunk := list(islice(views, size)):
-        batch = np.zeros((size, crop, crop, 3), np.uint8)
-        batch[: len(chunk)] = [view for _, view in chunk]
-        yield [index for index, _ in chunk], batch
+    """Run the backbone over a batch of views, uint8 ``[k, crop, crop, 3]``, to ``[k, m]``."""
+    return Normalised(model, spec, device)(torch.from_numpy(batch).to(device))

@@ -16,7 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 _FOLDABLE = (nn.Conv2d, Conv2dSame)  # exactly these: others standardise their weights as they go
 
 
-class _Tracer(fx.Tracer):
+class LayerTracer(fx.Tracer):
+    """Follows a model down to its convolutions and normalisations, and not into them."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         leaf = isinstance(m, (nn.Conv2d, nn.BatchNorm2d))
         return leaf or super().is_leaf_module(m, module_qualified_name)
@@ -62,7 +64,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 def _pairs(model: nn.Module) -> list[tuple[str, str]]:
     """Return the names of convolutions whose output goes to one batch normalisation only."""
-    graph = _Tracer().trace(model)
+    graph = LayerTracer().trace(model)
     modules = dict(model.named_modules())
     called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     found = []

@@ -41,9 +41,14 @@ class BinCounter:
         self._counts = torch.zeros(spec.width * spec.bins, dtype=torch.int64, device=device)
         self._ones = torch.ones(1, dtype=torch.int64, device=device)
         self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self._most = 64 if device.type == "cpu" else 4096  # images at once: a few MiB of values
 
     def add(self, features: torch.Tensor) -> None:
         """Count a batch of the backbone's features ``[k, features]``; none returns to the host."""
+        for part in torch.split(features, self._most):
+            self._add(part)
+
+    def _add(self, features: torch.Tensor) -> None:
         values = features.to(self._dtype)
         if self._directions is not None:
             values = values @ self._directions  # [k, m]

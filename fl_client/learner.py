@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections import Counter
 
 import torch
 from torch import nn
 
-from fl_client.augment import SiteImages
 from fl_client.backbone import load_backbone
 from fl_client.device import choose_device
 from fl_client.learner_data import learner_data
 from fl_client.model import Adapter, SiteModel, class_weights
 from fl_client.models import RunModels, Scores, gains
-from fl_client.policy_training import DrawnViews
 from fl_client.recipes import ordered_candidate
 from fl_client.site import Site
 from fl_client.splits import split_site
 from fl_client.start import require_start
-from fl_client.training import DEFAULT_LR, evaluate, fit
+from fl_client.training import DEFAULT_LR, Augmented, evaluate, fit
 from protocol.errors import DataError
 from protocol.orders import Order
 from protocol.plan import Knowledge
@@ -37,6 +36,9 @@ from protocol.taskcard import class_keys
 from protocol.weights import body_of
 
 RUNS_OWN = Knowledge()
+
+_backbones: dict[str, nn.Module] = {}
+"""The last backbone that was loaded, by its spec's digest."""
 
 
 class Learner:
@@ -100,6 +102,13 @@ class Learner:
         """Number of training images: the site's weight in every mean."""
         return len(self.data.splits["train"])
 
+    @property
+    def bytes(self) -> int:
+        """Memory that its data take, about: features, or pixels once each image was read."""
+        preprocess, adapts = self.spec.preprocess, self.recipe == "adapter"
+        each = 4 * self.spec.features if adapts else 4 * preprocess.resize**2  # 3 channels, 4:3
+        return len(self.site.images) * each
+
     def start(self, seed: int, given: Arrays | None = None) -> Arrays:
         """Return how a model starts: the body and the head rows of the site's classes.
 
@@ -153,7 +162,8 @@ class Learner:
         models = RunModels(self.site, order.run, order.arm)
         private = self._private(order, arrays, models)
         after = self._trained(order, arrays | private).arrays()
-        models.save_private(order.server_round, {name: after[name] for name in private})
+        if private:  # each file waits for the disk
+            models.save_private(order.server_round, {name: after[name] for name in private})
         travelling = {name: after.get(name, value) for name, value in arrays.items()}
         return scale_rows(arrays, travelling, order.factors)
 
@@ -196,7 +206,7 @@ class Learner:
         """Return a new body, as it is before training, and the width of its embeddings."""
         if self.recipe == "adapter":
             return Adapter(self.spec.features), HIDDEN
-        return load_backbone(self.spec, "cpu").requires_grad_(True), self.spec.features
+        return pretrained(self.spec).requires_grad_(True), self.spec.features
 
     def _model(self, order: Order) -> SiteModel:
         labels = self.data.labels[self.data.splits["train"]]
@@ -212,11 +222,11 @@ class Learner:
 
     def _trained(self, order: Order, arrays: Arrays) -> SiteModel:
         seed = zlib.crc32(f"{order.seed} {order.server_round} {self.site.name}".encode())
-        torch.manual_seed(seed)
-        if isinstance(self.data.train, SiteImages | DrawnViews):
+        if isinstance(self.data.train, Augmented):
             self.data.train.reseed(seed)
         model = self._model(order)
         model.load_arrays(arrays)
+        torch.manual_seed(seed)  # here, whatever making the model drew
         fit(
             model,
             self.data,
@@ -240,3 +250,16 @@ class Learner:
         models.save("model", model.arrays())
         models.save_scores(scores)
         return scores
+
+
+def pretrained(spec: Spec) -> nn.Module:
+    """Return a new copy of a spec's backbone on the CPU; the last one that was loaded is kept.
+
+    Only where the spec names the digest of its weights: what lies in a file may change.
+    """
+    if spec.weights.sha256 is None:
+        return load_backbone(spec)
+    if spec.digest not in _backbones:
+        _backbones.clear()
+        _backbones[spec.digest] = load_backbone(spec)
+    return copy.deepcopy(_backbones[spec.digest])

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_client.augment import SiteImages, evaluation_view, training_augmentation
 from fl_client.candidate_features import CandidateFeatures
 from fl_client.candidates import Candidate
 from fl_client.device import choose_device
@@ -74,6 +73,9 @@ def learner_data(
 def _images(
     site: Site, spec: Spec, policy: AugmentationPolicy | None, classes: Sequence[str], seed: int
 ) -> TrainData:
+    # albumentations takes longer to import than a small site to train on features
+    from fl_client.augment import SiteImages, evaluation_view, training_augmentation
+
     training = (
         training_augmentation(spec.preprocess, seed)
         if policy is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,15 @@ def list_site_folders(sites_dir: Path) -> list[Path]:
     """Return the site folders below `sites_dir` by name; hidden ones are not sites."""
     if not sites_dir.is_dir():
         raise DataError(f"{sites_dir} is not a folder of site folders")
-    return sorted(p for p in sites_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return list(_list_folders(sites_dir, sites_dir.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=4)
+def _list_folders(sites_dir: Path, _changed: int) -> tuple[Path, ...]:
+    """List once a process, again when folders come or go: each message of each site asks."""
+    with os.scandir(sites_dir) as entries:
+        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+    return tuple(sites_dir / name for name in sorted(names))
 
 
 def simulated() -> bool:

@@ -56,6 +56,15 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
+def find_folders(folder: Path) -> list[Path]:
+    """Return all folders below a folder, hidden ones left out, in a fixed order."""
+    found: list[Path] = []
+    for where, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(where, name) for name in folders]
+    return found
+
+
 def read_subfolders(folder: Path) -> list[Row]:
     """List the images of a site that has one subfolder a class.
 

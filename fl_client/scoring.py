@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch.utils.data import DataLoader, Subset
 
 from fl_client.learner import Learner
 from fl_client.start import require_arrays
+from fl_client.training import batches
 from protocol.errors import BadShape, DigestMismatch, FedprintError, NotFinite
 from protocol.scores import MOST_SCORE, ModelScores
 from protocol.sharing import BODY, HEAD, Arrays
@@ -111,10 +111,10 @@ def outputs(learner: Learner, model: Arrays) -> tuple[NDArray[np.float64], NDArr
     state = {name.removeprefix(BODY): torch.from_numpy(a) for name, a in body_of(model).items()}
     body.load_state_dict(state, strict=False)  # statistics of batch norm are the backbone's
     body.to(learner.device).eval()
-    images = Subset(learner.data.evaluation, learner.data.splits["train"].tolist())
+    images = batches(learner.data.evaluation, learner.data.splits["train"], _BATCH)
     with torch.inference_mode():
-        batches = [body(x.to(learner.device)).cpu() for x, _ in DataLoader(images, _BATCH)]
-    embeddings = torch.cat(batches).double().numpy()  # [n, h]
+        answers = [body(x.to(learner.device)).cpu() for x, _ in images]
+    embeddings = torch.cat(answers).double().numpy()  # [n, h]
     rows = np.stack([model[name] for name in sorted(model) if name.startswith(HEAD)])  # [c, h + 1]
     if not np.isfinite(embeddings).all():
         raise NotFinite("the model's embeddings of the site's images are not finite")

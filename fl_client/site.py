@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fl_client.images import Pixels, array_to_rgb, read_image
-from fl_client.readers import Row, read_arrays, read_manifest, read_subfolders
+from fl_client.readers import Row, find_folders, read_arrays, read_manifest, read_subfolders
 from fl_client.site_file import SITE_FILE, SiteFile, TaskTable, read_site_file
 from protocol.errors import DataError, one_line
 from protocol.names import check_site_name
@@ -164,13 +164,15 @@ def read_site(
 def site_stamp(folder: Path) -> object:
     """Return a stamp of the files that describe a site: it differs when one of them changes.
 
-    That is ``site.toml`` and the manifest or npz file that it names. Images are no part of it:
-    whatever depends on them goes by their digests.
+    That is ``site.toml`` and the manifest or npz file that it names, else the class subfolders,
+    which change when images come or go. What images hold is no part of it: whatever depends on
+    that goes by their digests.
     """
     described = read_site_file(folder / SITE_FILE)
     root = described.data_folder(folder)
     paths = [root / name for name in (described.data.manifest, described.data.npz) if name]
-    return tuple(_changed(path) for path in [folder / SITE_FILE, *paths])
+    paths = paths or find_folders(root)
+    return tuple((path, _changed(path)) for path in [folder / SITE_FILE, *paths])
 
 
 def _changed(path: Path) -> tuple[int, int]:

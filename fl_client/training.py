@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score, roc_auc_score
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from fl_client.device import choose_device
 from fl_client.model import SiteModel
@@ -24,6 +27,14 @@ from protocol.errors import NotFinite
 DEFAULT_LR = {"adapter": 0.1, "fine-tune": 0.01}
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning").setLevel(logging.ERROR)
+
+
+@runtime_checkable
+class Augmented(Protocol):
+    """A data set that draws random numbers of its own."""
+
+    def reseed(self, seed: int) -> None:
+        """Start the draws anew: what ran before must not matter."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,33 @@ def feature_data(
     return TrainData(items, items, labels, tuple(classes), splits)  # type: ignore[arg-type]
 
 
+class _Rows(Dataset[tuple[torch.Tensor, ...]]):
+    """Some rows of tensors, gathered a batch at a time and not item by item."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor], rows: NDArray[np.int64]) -> None:
+        self._tensors, self._rows = tensors, torch.from_numpy(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitems__(self, places: list[int]) -> list[torch.Tensor]:
+        rows = self._rows[places]
+        return [tensor[rows] for tensor in self._tensors]
+
+
+def batches(
+    items: Dataset[tuple[torch.Tensor, torch.Tensor]],
+    rows: NDArray[np.int64],
+    batch_size: int,
+    generator: torch.Generator | None = None,
+) -> DataLoader[Any]:
+    """Return some items in batches, shuffled where a generator is given."""
+    how: dict[str, Any] = {"shuffle": generator is not None, "generator": generator}
+    if isinstance(items, TensorDataset):
+        return DataLoader(_Rows(items.tensors, rows), batch_size, collate_fn=list, **how)
+    return DataLoader(Subset(items, rows.tolist()), batch_size, **how)
+
+
 def fit(
     model: SiteModel,
     data: TrainData,
@@ -87,10 +125,8 @@ def fit(
     device : torch.device or None
         Where to compute; None chooses.
     """
-    indices = data.splits["train"].tolist()
-    subset = torch.utils.data.Subset(data.train, indices)
     generator = torch.Generator().manual_seed(seed)
-    loader = DataLoader(subset, batch_size, shuffle=True, generator=generator)
+    loader = batches(data.train, data.splits["train"], batch_size, generator)
     place = device or choose_device()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -101,15 +137,27 @@ def fit(
 
 
 def quiet_trainer(max_epochs: int, device: torch.device) -> pl.Trainer:
-    """Return a trainer that trains and does nothing else."""
+    """Return a new trainer that trains and does nothing else."""
+    trainer = copy.deepcopy(_first_trainer(device.type, device.index))
+    trainer.fit_loop.max_epochs = max_epochs
+    return trainer
+
+
+@functools.cache
+def _first_trainer(kind: str, index: int | None) -> pl.Trainer:
+    """Return the trainer that others are copied from.
+
+    Making one looks for callbacks among the entry points of every installed package, which takes
+    longer than a small site's epoch.
+    """
     return pl.Trainer(
-        accelerator=device.type,
-        devices=1 if device.index is None else [device.index],
+        accelerator=kind,
+        devices=1 if index is None else [index],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        max_epochs=max_epochs,
+        max_epochs=1,
         default_root_dir=tempfile.gettempdir(),  # the finder's checkpoint, for a moment
     )
 
@@ -147,11 +195,12 @@ def evaluate(model: SiteModel, data: TrainData, split: str) -> dict[str, float]:
     indices = data.splits[split]
     if len(indices) == 0:
         return {"balanced_accuracy": float("nan"), "auroc": float("nan"), "loss": float("nan")}
-    subset = torch.utils.data.Subset(data.evaluation, indices.tolist())
     model.eval()
     with torch.inference_mode():
         device = next(model.parameters()).device
-        logits = torch.cat([model(x.to(device)) for x, _ in DataLoader(subset, 256)]).cpu()
+        logits = torch.cat(
+            [model(x.to(device)) for x, _ in batches(data.evaluation, indices, 256)]
+        ).cpu()
     if not bool(torch.isfinite(logits).all()):
         raise NotFinite(
             "what the model answers is not finite: take a smaller learning rate, or another start"

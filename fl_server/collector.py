@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
@@ -29,6 +29,21 @@ log = logging.getLogger("fedprint")
 AWAITING = "awaiting-approval"
 ASK_AGAIN_SECONDS = 5.0
 ROSTER_SECONDS = 1.0
+BATCH, BATCH_BYTES = 64, 8 * 1024 * 1024
+"""Most releases, and about the most bytes of them, that wait in memory for the disk."""
+
+
+class _Batch(NamedTuple):
+    """Verified releases that are not on the disk yet, and what their sites were asked with."""
+
+    releases: dict[str, Release]
+    nonces: dict[str, str]
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to write them."""
+        held = self.releases.values()
+        return len(held) >= BATCH or sum(len(r.payload) for r in held) >= BATCH_BYTES
 
 
 class Collector:
@@ -97,8 +112,9 @@ class Collector:
                 time.sleep(POLL_SECONDS)
             self._ask([node for node, due in self._again.items() if time.monotonic() >= due])
             self._meet(timeout)
-        for node in {node for node, _ in self._pending.values()} | self._again.keys():
-            self._lose(self._sites[node], Problem("no-reply", "did not answer in time"))
+        with self._outcome.log.together(), self._showing():
+            for node in {node for node, _ in self._pending.values()} | self._again.keys():
+                self._lose(self._sites[node], Problem("no-reply", "did not answer in time"))
         self._outcome.releases = dict(sorted(self._outcome.releases.items()))
         self._outcome.left_out.sort(key=lambda gone: gone.site)
 
@@ -123,7 +139,7 @@ class Collector:
     def _is_known(self, node: int, site: str) -> bool:
         release = self._outcome.releases.get(site)
         if release is not None and release.node_id != node:
-            self._outcome.releases[site] = replace(release, node_id=node)
+            self._outcome.releases[site] = release.at(node)
         return release is not None or site in self._skip
 
     def _ask(self, nodes: list[int]) -> None:
@@ -142,8 +158,9 @@ class Collector:
         if not messages:
             return
         nonce_of = dict(zip(nodes, nonces, strict=True))
-        for node in nonce_of.keys() - self._awaiting:  # those are asked every few seconds
-            outcome.log.requested(self._sites[node], nonce_of[node])
+        with outcome.log.together():
+            for node in nonce_of.keys() - self._awaiting:  # those are asked every few seconds
+                outcome.log.requested(self._sites[node], nonce_of[node])
         sent = push(self._grid, messages)
         self._pending |= {number: (node, nonce_of[node]) for number, node in sent.items()}
         for node in nonce_of.keys() - set(sent.values()):
@@ -152,19 +169,32 @@ class Collector:
     def _pull(self, may_wait: bool) -> None:
         if not self._pending:
             return
-        for (node, nonce), reply in arrived(self._grid, self._pending):
-            site = self._sites[node]
+        batch = _Batch({}, {})
+        with self._outcome.log.together(), self._showing():
             try:
-                release = self._verified(site, node, nonce, reply)
-            except FedprintError as error:
-                if may_wait and getattr(error, "reason", "") == AWAITING:
-                    self._wait_for(site, node)
-                else:
-                    self._awaits_no_more(node, nonce)
-                    self._lose(site, error)
+                for (node, nonce), reply in arrived(self._grid, self._pending):
+                    self._take(node, nonce, reply, may_wait, batch)
+                    if batch.full:
+                        self._keep(batch)
+            finally:  # what was verified is not lost with a grid that fails
+                self._keep(batch)
+
+    def _take(self, node: int, nonce: str, reply: Message, may_wait: bool, batch: _Batch) -> None:
+        site = self._sites[node]
+        try:
+            release = self._verified(site, node, nonce, reply)
+        except FedprintError as error:
+            if may_wait and getattr(error, "reason", "") == AWAITING:
+                self._wait_for(site, node)
             else:
                 self._awaits_no_more(node, nonce)
-                self._keep(site, release, nonce)
+                self._lose(site, error)
+        else:
+            self._awaits_no_more(node, nonce)
+            batch.releases[site], batch.nonces[site] = release, nonce
+
+    def _showing(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._progress is None else self._progress.together()
 
     def _awaits_no_more(self, node: int, nonce: str) -> None:
         if node in self._awaiting:
@@ -199,15 +229,23 @@ class Collector:
         require_terms(verified, outcome.terms)
         return Release(node, verified, reply.payload, reply.release, reply.binding)
 
-    def _keep(self, site: str, release: Release, nonce: str) -> None:
-        self._outcome.releases[site] = release
+    def _keep(self, batch: _Batch) -> None:
+        """Write verified releases, then enter them in the log."""
+        if not batch.releases:
+            return
+        kept = dict(batch.releases)
+        sizes = {site: len(release.payload) for site, release in kept.items()}
         if self._received is not None:
-            self._received.keep(site, release, nonce)
-        self._outcome.log.released(site, release.digests)
-        if self._progress is not None:
-            self._progress.done(site, f"{len(release.payload)} bytes verified")
+            kept = self._received.keep(batch.releases, batch.nonces, self._outcome.spec)
+        self._outcome.releases |= kept
+        for site, release in kept.items():
+            self._outcome.log.released(site, release.digests)
+            if self._progress is not None:
+                self._progress.done(site, f"{sizes[site]} bytes verified")
         done = self._asked - len(self._pending) - len(self._again)
         log.info("fingerprints: %d of %d sites answered", done, self._asked)
+        batch.releases.clear()
+        batch.nonces.clear()
 
     def _lose(self, site: str, error: FedprintError) -> None:
         self._outcome.leave_out(site, error)

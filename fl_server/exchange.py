@@ -97,11 +97,12 @@ class Exchange:
 
     def enter(self, at: datetime | None = None) -> None:
         """Enter in the log what it does not say yet: keys, releases, and who was left out."""
-        self.log.trusted(self.store, at)
-        for site, release in self.releases.items():
-            self.log.released(site, release.digests, at)
-        for gone in self.left_out:
-            self.log.left_out(gone, at)
+        with self.log.together():
+            self.log.trusted(self.store, at)
+            for site, release in self.releases.items():
+                self.log.released(site, release.digests, at)
+            for gone in self.left_out:
+                self.log.left_out(gone, at)
 
 
 @dataclass(frozen=True)

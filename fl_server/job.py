@@ -95,11 +95,10 @@ def _run_once(
     grid: Grid, settings: RunSettings, state: RunState, coordinator: Coordinator | None
 ) -> Exchange:
     """Do the job from where it is to its end."""
-    exchange = _exchange(grid, settings, state, coordinator)
+    exchange = exchange_as(grid, settings, state, coordinator)
     descriptors = collect_descriptors(grid, settings, state, exchange)
     scores = collect_scores(grid, settings, state, exchange, coordinator)
-    tasks = tasks_of(exchange, descriptors, scores)
-    decision = _decide(state.folder, exchange, settings, tasks)
+    decision = group_as(state.folder, exchange, settings, tasks_of(exchange, descriptors, scores))
     _show_log(grid, settings, state, exchange)
     outcomes = train_arms(grid, settings, state, exchange, decision, coordinator)
     _finish(state.folder, settings, state, exchange, decision, outcomes)
@@ -118,9 +117,16 @@ def patience_of(settings: RunSettings) -> Patience:
     )
 
 
-def _exchange(
-    grid: Grid, settings: RunSettings, state: RunState, coordinator: Coordinator | None
+def exchange_as(
+    grid: Grid, settings: RunSettings, state: RunState, coordinator: Coordinator | None = None
 ) -> Exchange:
+    """Exchange fingerprints as the settings say.
+
+    Raises
+    ------
+    FedprintError
+        If fewer sites than the quorum pass verification.
+    """
     spec = load_spec(settings.spec)
     log.info("exchanging fingerprints under spec %s", spec.name)
     exchange = exchange_fingerprints(
@@ -150,10 +156,14 @@ def _exchange(
     return exchange
 
 
-def _decide(
-    out: Path, exchange: Exchange, settings: RunSettings, tasks: Sequence[Task]
+def group_as(
+    out: Path, exchange: Exchange, settings: RunSettings, tasks: Sequence[Task] | None = None
 ) -> Decision:
-    decision = decide_as(settings, tasks)
+    """Decide who trains with whom, as the settings say, and write it into the run folder.
+
+    Without `tasks`, fingerprints are all that is known of the sites.
+    """
+    decision = decide_as(settings, tasks if tasks is not None else tasks_of(exchange))
     note_suspicions(exchange, decision.suspicions, decision.left_out)
     write_exchange(out, exchange)
     atomic_write(out / "distances.csv", distances_csv(decision.names, decision.distances))

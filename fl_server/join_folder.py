@@ -25,7 +25,7 @@ JOINING = Path("state", "join")
 
 def received_newcomers(run: Path) -> Received:
     """Return what newcomers have sent so far: kept aside, so that a finished folder stays whole."""
-    return Received(run / JOINING)
+    return Received(run / JOINING, stays=False)
 
 
 def write_joined(

@@ -128,7 +128,7 @@ def _await_newcomer(
 
 def _start_of(reopened: Reopened, newcomers: Mapping[str, Release]) -> str:
     """Return a name for these newcomers on these groups: others begin a journal of their own."""
-    prints = {site: sha256_hex(release.envelope) for site, release in newcomers.items()}
+    prints = {site: release.digests["release"] for site, release in newcomers.items()}
     start = [prints, reopened.groups.model_dump(mode="json"), len(reopened.log)]
     return sha256_hex(canonical_json(start))[:16]
 

@@ -77,7 +77,7 @@ def find_near(
         When the measure or the device cannot be used.
     """
     with open_store(pool, target.spec, measure) as store:
-        small = store.size * store.layout.width * 4 < SMALL
+        small = store.nbytes < SMALL
         index = make_index(store, "cpu" if device == "auto" and small else device)
         if not len(store):
             return Near([], [], [], 0)

@@ -7,64 +7,107 @@ the same with all of them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from fl_server.pool_matrix import BLOCK_BYTES
 from fl_server.pool_store import FingerprintStore
 from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
-from strategies.contenders import contenders, scores, slack
+from strategies.augmented import Records
+from strategies.contenders import Batch, contenders, scores, slack
 from strategies.retrieval import Index, Nearest, Question, distances, question, ranked
 
 INDEXES = ("auto", "cpu", "cuda", "mps", "faiss")
 _NOBODY = np.empty(0, dtype=np.intp)
 _MANY = 256  # contenders beyond which a closer look pays before exact distances
+_WIDE, _LONG = (
+    16,
+    10**11,
+)  # targets and products from which on oneDNN pays, importing torch included
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class BlockIndex:
-    """Scores the mapped matrix block by block with numpy, on as many threads as BLAS may use.
+    """Scores the mapped records block by block, on as many threads as BLAS may use.
 
     Parameters
     ----------
     store : FingerprintStore
-        Where the vectors are.
+        Where the fingerprints are.
     """
 
     def __init__(self, store: FingerprintStore) -> None:
-        from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
-
         self.store = store
-        self._blas = ThreadpoolController().select(user_api="blas")
 
     def contenders(
         self, asked: Sequence[Question], k: int, allowed: NDArray[np.bool_]
     ) -> list[NDArray[np.intp]]:
         """Return who can be among the k best, see `Index.contenders`."""
         values = np.empty((self.store.size, len(asked)))  # [n, T]
-        threads = max((library["num_threads"] for library in self._blas.info()), default=1)
-        blocks, turn = self.store.blocks(limit=BLOCK_BYTES // threads), Lock()
+        with _multiplying(asked, self.store) as batch:
+            limit = BLOCK_BYTES // blas_threads()
 
-        def work() -> None:
-            while True:
-                with turn:
-                    start, block = next(blocks, (0, None))
-                if block is None:
-                    return
-                values[start : start + len(block)] = scores(block, asked)
+            def work(block: tuple[int, Records]) -> None:
+                start, records = block
+                values[start : start + len(records)] = scores(records, batch)
 
-        # a thread per block: those of BLAS would wait for each other after every few megabytes
-        with self._blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(work) for _ in range(threads)]:
-                done.result()
+            _threaded(work, self.store.blocks(limit=limit))
         return [
             contenders(column, slack(column, q), k, allowed)
             for column, q in zip(values.T, asked, strict=True)
         ]
+
+
+@contextmanager
+def _multiplying(asked: Sequence[Question], store: FingerprintStore) -> Iterator[Batch]:
+    """Put questions side by side for numpy, or for oneDNN where that pays."""
+    if len(asked) >= _WIDE and len(asked) * store.size * asked[0].body.size >= _LONG:
+        from fl_server.retrieval_onednn import available, by_onednn, one_thread
+
+        if available():
+            with one_thread():
+                yield Batch.of(asked, factor=by_onednn)
+            return
+    yield Batch.of(asked)
+
+
+def blas_threads() -> int:
+    """Return how many threads BLAS may use."""
+    found = ThreadpoolController().select(user_api="blas").info()
+    return max((library["num_threads"] for library in found), default=1)
+
+
+def _threaded(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Do work on items that are taken one by one, each on a thread of its own.
+
+    Threads of BLAS would wait for each other after every few megabytes.
+    """
+    threads, turn, todo = blas_threads(), Lock(), enumerate(items)
+    done: dict[int, Result] = {}
+
+    def run() -> None:
+        while True:
+            with turn:
+                i, item = next(todo, (-1, None))
+            if item is None:
+                return
+            done[i] = work(item)
+
+    blas = ThreadpoolController().select(user_api="blas")
+    with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
+        for ended in [pool.submit(run) for _ in range(threads)]:
+            ended.result()
+    return [done[i] for i in range(len(done))]
 
 
 def make_index(store: FingerprintStore, device: str = "auto") -> Index:
@@ -172,13 +215,14 @@ def _answers(
     spare = max((int(alive.sum() - mask.sum()) for mask in masks), default=0)
     # one pass for all: whoever is excluded for one target only takes up a place of the k
     found = index.contenders(asked, k + spare, alive) if alive.any() else [_NOBODY] * len(asked)
-    answers = []
-    for q, mask, positions in zip(asked, masks, found, strict=True):
-        few = _closer(store, q, k, positions[mask[positions]])
-        exact = np.concatenate([distances(store.take(part), q) for part in _parts(store, few)])
+
+    def answer(i: int) -> Nearest:
+        few = _closer(store, asked[i], k, found[i][masks[i][found[i]]])
+        exact = [distances(store.take(part), asked[i]) for part in _parts(store, few)]
         names = [store.entries.ids[p] for p in few.tolist()]
-        answers.append(ranked(names, exact, k, int(mask.sum())))
-    return answers
+        return ranked(names, np.concatenate(exact), k, int(masks[i].sum()))
+
+    return _threaded(answer, range(len(asked)))
 
 
 def _without(
@@ -196,12 +240,13 @@ def _closer(
     if len(positions) <= max(_MANY, k):
         return positions
     parts = _parts(store, positions)
-    values = np.concatenate([scores(store.take(p), [asked], precise=True)[:, 0] for p in parts])
+    batch = Batch.of([asked], precise=True)
+    values = np.concatenate([scores(store.take(p), batch)[:, 0] for p in parts])
     bound = slack(values, asked, precise=True)
     return positions[contenders(values, bound, k, np.ones(len(positions), dtype=bool))]
 
 
 def _parts(store: FingerprintStore, positions: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Split positions so that their vectors, in float64 and with temporaries, fill a block."""
-    step = max(1, BLOCK_BYTES // (64 * store.layout.width))
+    """Split positions so that their rows, in float64 and with temporaries, fill a block."""
+    step = max(1, BLOCK_BYTES // (32 * store.layout.features * store.layout.bins))
     return [positions[i : i + step] for i in range(0, max(1, len(positions)), step)]

@@ -1,19 +1,19 @@
-"""Fingerprints of the knowledge pool as one memory-mapped matrix on disk, beside the database.
+"""Fingerprints of the knowledge pool as one memory-mapped file of records, beside the database.
 
 A store is derived: the database holds the releases, the store only what makes nearest-fingerprint
 queries fast, and `fl_server.pool_writing.synchronise` makes it anew from them at any time. Its
 folder:
 
 ==============  ===================================================================
-store.json      format, measure's layout, generation: which matrix is the current one
+store.json      format, layout, type of counts, generation: which matrix is the current one
 spec.json       what the fingerprints were made by
-matrix-N.f32    float32 ``[n, layout.width]``, see `strategies.augmented`
-entries-N.bin   which task each row is, and who withdrew; publishes rows
+matrix-N.bin    n records, see `strategies.augmented`
+entries-N.bin   which task each record is, and who withdrew; publishes records
 writer.lock     held by the one process that writes
 ==============  ===================================================================
 
-Rows are written and flushed before the entry that publishes them, so a crash leaves a tail that
-nobody reads. Readers take no lock: they see the rows of when they last looked.
+Records are written and flushed before the entry that publishes them, so a crash leaves a tail that
+nobody reads. Readers take no lock: they see the records of when they last looked.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from fl_server.pool_header import SPEC, Header, read_header
 from fl_server.pool_matrix import BLOCK_BYTES, MappedMatrix
 from protocol.errors import ConfigError, FedprintError, SpecMismatch
 from protocol.spec import Spec, parse_spec
-from strategies.augmented import Layout, layout_for
+from strategies.augmented import Layout, Records, layout_for
 
 
 class FingerprintStore:
@@ -46,14 +47,16 @@ class FingerprintStore:
     Raises
     ------
     ConfigError
-        When there is no store, or one of a newer format.
+        When there is no store, or one of another format.
 
     Attributes
     ----------
     spec : Spec
         What made the fingerprints.
     layout : Layout
-        Of the vectors.
+        Of the records.
+    record : numpy.dtype
+        Of a record; it changes when counts no longer fit.
     entries : Entries
         Tasks by position, as of the last `refresh`.
     """
@@ -84,7 +87,7 @@ class FingerprintStore:
             )
         if layout_for(measure, spec) != self.layout:
             raise ConfigError(
-                f"the fingerprint store {self.folder} cannot serve {measure}: its vectors are "
+                f"the fingerprint store {self.folder} cannot serve {measure}: its records are "
                 f"{self.layout.kind}; make another store for this measure"
             )
 
@@ -113,6 +116,11 @@ class FingerprintStore:
         """Number of positions, withdrawn ones included."""
         return len(self.entries.ids)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all records."""
+        return self.size * self.record.itemsize
+
     def refresh(self) -> bool:
         """Look at what other processes wrote; return whether there was anything."""
         if read_header(self.folder) == self.header:
@@ -126,8 +134,8 @@ class FingerprintStore:
         while True:
             self.header = read_header(self.folder)
             try:
-                path = self.folder / self.header.matrix
-                self._matrix = MappedMatrix(path, self.layout.width, self._mapped)
+                path, self.record = self.folder / self.header.matrix, self._record()
+                self._matrix = MappedMatrix(path, self.record, self._mapped)
                 self._log = os.open(self.folder / self.header.entries, os.O_RDONLY)
             except FileNotFoundError:
                 self.close()
@@ -138,9 +146,12 @@ class FingerprintStore:
         self.entries = Entries()
         self.entries.follow(self._log)
 
+    def _record(self) -> np.dtype[Any]:
+        return self.layout.record(self.header.counts)
+
     @property
     def matrix(self) -> MappedMatrix:
-        """The vectors.
+        """The records.
 
         Raises
         ------
@@ -153,14 +164,12 @@ class FingerprintStore:
             raise self._damaged("its end")
         return self._matrix
 
-    def blocks(
-        self, first: int = 0, limit: int = BLOCK_BYTES
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Go through the vectors ``[k, layout.width]`` by block, see `MappedMatrix.blocks`."""
+    def blocks(self, first: int = 0, limit: int = BLOCK_BYTES) -> Iterator[tuple[int, Records]]:
+        """Go through the records ``[k]`` by block, see `MappedMatrix.blocks`."""
         return self.matrix.blocks(self.size, first, limit)
 
-    def take(self, positions: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Return a copy of the vectors at some positions, ``[k, layout.width]``.
+    def take(self, positions: NDArray[np.intp]) -> Records:
+        """Return a copy of the records at some positions, ``[k]``.
 
         Raises
         ------
@@ -168,13 +177,13 @@ class FingerprintStore:
             When one is not what was written.
         """
         matrix = self.matrix
-        out = np.empty((len(positions), self.layout.width), dtype=np.float32)
-        for vector, position in zip(out, positions.tolist(), strict=True):
-            data = matrix.row(position)
+        found = []
+        for position in positions.tolist():
+            data = matrix.one(position)
             if checksum(data) != self.entries.checksums[position]:
                 raise self._damaged(f"task {self.entries.ids[position][:12]}")
-            vector[:] = np.frombuffer(data, np.float32)
-        return out
+            found.append(data)
+        return np.frombuffer(b"".join(found), self.record)
 
     def _damaged(self, where: str) -> FedprintError:
         return FedprintError(

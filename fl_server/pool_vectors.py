@@ -21,7 +21,7 @@ from fl_server.pool.session import Pool
 from fl_server.pool.telling import told
 from fl_server.pool_header import HEADER
 from fl_server.pool_store import FingerprintStore
-from fl_server.pool_writing import compact, create, synchronise
+from fl_server.pool_writing import compact, create, renew, synchronise
 from protocol.errors import FedprintError
 from protocol.files import sha256_hex
 from protocol.fingerprint import Fingerprint
@@ -69,7 +69,7 @@ def follow(pool: Pool) -> None:
         return
     with _alone(root):
         for header in sorted(root.glob(f"*/{HEADER}")):
-            with FingerprintStore(header.parent) as store:
+            with renew(header.parent) as store:
                 _catch_up(pool, store)
 
 

@@ -8,18 +8,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fl_server.pool_entries import ADDED, WITHDRAWN, check_id, checksum, pack
-from fl_server.pool_header import HEADER, SPEC, Header
+from fl_server.pool_header import FORMAT, HEADER, SPEC, Header, read_header
 from fl_server.pool_matrix import BLOCK_BYTES
 from fl_server.pool_store import FingerprintStore
 from protocol.files import atomic_json, atomic_write, canonical_json
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
-from strategies.augmented import encode, layout_for
+from strategies.augmented import COUNTS, Records, encode, layout_for
 
 
 def create(folder: Path, spec: Spec, measure: str) -> FingerprintStore:
@@ -36,14 +36,26 @@ def create(folder: Path, spec: Spec, measure: str) -> FingerprintStore:
     folder.mkdir(parents=True, exist_ok=True)
     with _writing(folder):
         if not (folder / HEADER).exists():
-            header = Header(layout=layout.kind)
             atomic_write(folder / SPEC, canonical_json(spec.model_dump(mode="json")))
-            atomic_write(folder / header.matrix, b"")
-            atomic_write(folder / header.entries, b"")
-            atomic_json(folder / HEADER, header)
-    store = FingerprintStore(folder)
+            _begin(folder, Header(layout=layout.kind))
+    store = renew(folder)
     store.require(spec, measure)
     return store
+
+
+def renew(folder: Path) -> FingerprintStore:
+    """Open a store; one of an older format is emptied first, for its records mean something else.
+
+    Raises
+    ------
+    ConfigError
+        When there is no store, or one of a newer format.
+    """
+    with _writing(folder):
+        header = read_header(folder, older=True)
+        if header.format < FORMAT:
+            _begin(folder, Header(layout=header.layout, generation=header.generation + 1))
+    return FingerprintStore(folder)
 
 
 def append(store: FingerprintStore, tasks: Iterable[tuple[str, Fingerprint]]) -> int:
@@ -59,7 +71,8 @@ def append(store: FingerprintStore, tasks: Iterable[tuple[str, Fingerprint]]) ->
     OSError
         When the disk is full; what was published before stays.
     """
-    step = max(1, BLOCK_BYTES // (16 * store.layout.width))  # shares are float64, and copied once
+    # counts and shares are of 64 bits, and both are copied once
+    step = max(1, BLOCK_BYTES // (32 * store.layout.features * store.layout.bins))
     stream, added = iter(tasks), 0
     with _writing(store.folder):
         store.refresh()
@@ -72,17 +85,17 @@ def append(store: FingerprintStore, tasks: Iterable[tuple[str, Fingerprint]]) ->
 
 
 def withdraw(store: FingerprintStore, tasks: Collection[str]) -> int:
-    """Take tasks out and blank their vectors; return how many were there.
+    """Take tasks out and blank their records; return how many were there.
 
     Their positions stay taken until `compact`.
     """
-    row = 4 * store.layout.width
     with _writing(store.folder):
         store.refresh()
+        size = store.record.itemsize
         gone = {t: p for t in tasks if (p := store.entries.position.get(t)) is not None}
         if gone:
             _append(store, pack(WITHDRAWN, [(task, 0) for task in gone]))
-            blank = {position * row: bytes(row) for position in gone.values()}
+            blank = {position * size: bytes(size) for position in gone.values()}
             _write_at(store.folder / store.header.matrix, blank)
     return len(gone)
 
@@ -114,36 +127,77 @@ def synchronise(
 
 
 def compact(store: FingerprintStore) -> int:
-    """Write the matrix anew without withdrawn tasks; return how many bytes that freed."""
+    """Write the matrix anew without withdrawn tasks; return how many bytes that freed.
+
+    Raises
+    ------
+    FedprintError
+        When the store is damaged.
+    """
     with _writing(store.folder):
         store.refresh()
-        alive = np.asarray(store.entries.alive, dtype=bool)
-        if alive.all():
-            return 0
-        new = store.header.model_copy(update={"generation": store.header.generation + 1})
-        with (store.folder / new.matrix).open("wb") as file:
-            for start, block in store.blocks():
-                file.write(block[alive[start : start + len(block)]].tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        every = zip(store.entries.ids, store.entries.checksums, alive, strict=True)
-        kept = [(task, check) for task, check, here in every if here]
-        atomic_write(store.folder / new.entries, pack(ADDED, kept))
-        atomic_json(store.folder / HEADER, new)  # from here on the new files are the store
-        store.refresh()
-        for pattern in ("matrix-*.f32", "entries-*.bin"):
-            for file_path in store.folder.glob(pattern):
-                if file_path.name not in (new.matrix, new.entries):
-                    file_path.unlink()
-    return int((~alive).sum()) * 4 * store.layout.width
+        gone = store.size - len(store)
+        if gone:
+            _rewrite(store, store.header.counts)
+    return gone * store.record.itemsize
 
 
-def _publish(store: FingerprintStore, tasks: list[str], vectors: NDArray[np.float32]) -> None:
-    """Write vectors behind the last ones, see them on the disk, and only then say so."""
+def _rewrite(store: FingerprintStore, counts: str) -> None:
+    """Write the tasks that are there into new files, with counts of a type."""
+    new = store.header.model_copy(
+        update={"generation": store.header.generation + 1, "counts": counts}
+    )
+    record, checks = store.layout.record(counts), []
+    alive = np.flatnonzero(store.entries.alive)
+    step = max(1, BLOCK_BYTES // record.itemsize)
+    with (store.folder / new.matrix).open("wb") as file:
+        for i in range(0, len(alive), step):
+            records = _converted(store.take(alive[i : i + step]), record)
+            checks += [checksum(one.tobytes()) for one in records]
+            file.write(records.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    tasks = [store.entries.ids[p] for p in alive.tolist()]
+    atomic_write(store.folder / new.entries, pack(ADDED, zip(tasks, checks, strict=True)))
+    _switch(store.folder, new)
+    store.refresh()
+
+
+def _begin(folder: Path, header: Header) -> None:
+    """Start with empty files."""
+    atomic_write(folder / header.matrix, b"")
+    atomic_write(folder / header.entries, b"")
+    _switch(folder, header)
+
+
+def _switch(folder: Path, header: Header) -> None:
+    """Make files the store, and drop those of before."""
+    atomic_json(folder / HEADER, header)
+    for pattern in ("matrix-*", "entries-*"):
+        for path in folder.glob(pattern):
+            if path.name not in (header.matrix, header.entries):
+                path.unlink()
+
+
+def _publish(store: FingerprintStore, tasks: list[str], records: Records) -> None:
+    """Write records behind the last ones, see them on the disk, and only then say so."""
+    needed = next(c for c in COUNTS if store.layout.record(c) == records.dtype)
+    if COUNTS.index(needed) > COUNTS.index(store.header.counts):
+        _rewrite(store, needed)
+    records = _converted(records, store.record)
     path = store.folder / store.header.matrix
-    _write_at(path, {store.size * 4 * store.layout.width: vectors.tobytes()})
-    checks = [checksum(vector.tobytes()) for vector in vectors]
+    _write_at(path, {store.nbytes: records.tobytes()})
+    checks = [checksum(one.tobytes()) for one in records]
     _append(store, pack(ADDED, zip(tasks, checks, strict=True)))
+
+
+def _converted(records: Records, record: np.dtype[Any]) -> Records:
+    """Return records with counts of another type, which holds them."""
+    out = np.zeros(len(records), record)
+    for name in record.names or ():
+        if name != "spare":
+            out[name] = records[name]
+    return out
 
 
 def _append(store: FingerprintStore, entries: bytes) -> None:

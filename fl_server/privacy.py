@@ -46,7 +46,7 @@ def require_privacy(what: str, privacy: Privacy, terms: AskedTerms) -> None:
 
 def site_privacy(release: Release) -> SitePrivacy:
     """Return what a verified release states of its privacy."""
-    stated = release.verified.statement.predicate
+    stated = release.statement.predicate
     return SitePrivacy(
         **stated.privacy.model_dump(),
         contribution_cap=stated.contribution_cap,

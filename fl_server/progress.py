@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
@@ -21,6 +23,7 @@ log = logging.getLogger("fedprint")
 STATE = "state"
 STATUS = f"{STATE}/status.json"
 EVENTS = f"{STATE}/events.jsonl"
+SHOWN_SECONDS = 1.0
 
 
 class Progress:
@@ -36,6 +39,7 @@ class Progress:
 
     def __init__(self, folder: Path, run: str) -> None:
         self._folder, self._lock = folder, Lock()  # groups train in threads
+        self._together, self._shown = False, 0.0
         self._status: dict[str, Any] = {
             "run": run,
             "state": "running",
@@ -50,6 +54,18 @@ class Progress:
             "lost": {},
             "phases": [],
         }
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Show all events of the block at its end, and in between once a second."""
+        self._together = True
+        try:
+            yield
+        finally:
+            self._together = False
+            with self._lock:
+                if self._status["state"] == "running":
+                    self._show()
 
     def phase(
         self, name: str, waiting: Iterable[str] = (), deadline_s: float | None = None
@@ -72,7 +88,7 @@ class Progress:
             self._status["waiting"].pop(site, None)
             self._status["approval"].pop(site, None)
             self._status["lost"].pop(site, None)  # it came back
-            self._status["done"] = [*self._status["done"], site]
+            self._status["done"].append(site)
             self._record("done", site=site, note=note)
 
     def lost(self, site: str, reason: str, message: str = "") -> None:
@@ -120,7 +136,12 @@ class Progress:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if not self._together or time.monotonic() - self._shown > SHOWN_SECONDS:
+            self._show()
+
+    def _show(self) -> None:
         atomic_json(self._folder / STATUS, self._status)
+        self._shown = time.monotonic()
 
 
 def read_status(folder: Path) -> Mapping[str, Any] | None:

@@ -1,61 +1,50 @@
 """Verified releases on the coordinator's disk, so that a run begun again need not ask for them.
 
-They lie where the run folder has them anyway; ``state/received.json`` adds what only a verification
-needs: the nonce, when the answer came, and from which node.
+They lie where the run folder has them anyway; ``state/received.jsonl`` adds, one line a release,
+what only a verification needs: the nonce, when the answer came, and from which node. It only
+grows, and memory holds no fingerprint that lies on the disk, so that neither depends on how many
+sites there are.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
+from fl_server.release import ENDINGS, StoredRelease
+from fl_server.release import Release as Release
 from protocol.errors import FedprintError
-from protocol.files import atomic_json, atomic_write, sha256_hex
+from protocol.files import append, atomic_write, atomic_writes
 from protocol.runfiles import LeftOut
 from protocol.spec import Spec
 from protocol.statement import utc_now
 from protocol.trust import TrustStore
-from protocol.verify import VerifiedRelease, verify_release
+from protocol.verify import verify_release
 
 log = logging.getLogger("fedprint")
 
-RECEIVED = "state/received.json"
-
-
-@dataclass(frozen=True)
-class Release:
-    """One site's verified release, with the exact bytes that were signed."""
-
-    node_id: int
-    verified: VerifiedRelease
-    payload: bytes
-    envelope: bytes
-    binding: bytes
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """What the log says of it: the key that signed, and the SHA-256 of its three files."""
-        return {
-            "key": self.verified.key_id,
-            "payload": sha256_hex(self.payload),
-            "release": sha256_hex(self.envelope),
-            "binding": sha256_hex(self.binding),
-        }
+RECEIVED = "state/received.jsonl"
 
 
 class _Answer(BaseModel):
+    site: str
     node: int
     nonce: str
     time: AwareDatetime
 
 
-class _Answers(BaseModel):
-    answers: dict[str, _Answer] = {}
-    left_out: list[LeftOut] = []
-    complete: bool = False
+class _End(BaseModel):
+    left_out: list[LeftOut]
+
+
+class _Line(BaseModel):
+    """One line of the file: a verified release, or the end of an exchange."""
+
+    answer: _Answer | None = None
+    end: _End | None = None
 
 
 class Received:
@@ -65,26 +54,32 @@ class Received:
     ----------
     folder : Path
         The run folder.
+    stays : bool
+        Whether what lies there stays as long as its releases are of use. If not, they are held
+        in memory.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._known = _read(folder / RECEIVED)
+    def __init__(self, folder: Path, *, stays: bool = True) -> None:
+        self._folder, self._stays = folder, stays
+        self._answers: dict[str, _Answer] = {}
+        self._end: _End | None = None
+        for line in _read(folder / RECEIVED):
+            self._know(line)
 
     @property
     def sites(self) -> set[str]:
         """Sites whose releases were verified."""
-        return set(self._known.answers)
+        return set(self._answers)
 
     @property
     def complete(self) -> bool:
         """Whether the exchange had ended when the run was interrupted."""
-        return self._known.complete
+        return self._end is not None
 
     @property
     def left_out(self) -> list[LeftOut]:
         """Who was left out when the exchange ended."""
-        return list(self._known.left_out)
+        return list(self._end.left_out) if self._end is not None else []
 
     def recall(self, store: TrustStore, spec: Spec, run: str) -> dict[str, Release]:
         """Verify again what lies there; a site revoked meanwhile is asked again, and refused.
@@ -92,7 +87,7 @@ class Received:
         The binding must have been fresh when it came, the key must be good now.
         """
         releases = {}
-        for site, answer in sorted(self._known.answers.items()):
+        for site, answer in sorted(self._answers.items()):
             try:
                 payload, envelope, binding = (path.read_bytes() for path in self._paths(site))
                 verified = verify_release(
@@ -110,37 +105,82 @@ class Received:
             except (OSError, FedprintError) as error:
                 log.warning("release of %s is not used again: %s", site, error)
                 continue
-            releases[site] = Release(answer.node, verified, payload, envelope, binding)
+            release = Release(answer.node, verified, payload, envelope, binding)
+            releases[site] = self._held(site, release, spec)
         return releases
 
-    def keep(self, site: str, release: Release, nonce: str) -> None:
-        """Write a verified release; what names it is written last."""
-        contents = (release.payload, release.envelope, release.binding)
-        for path, content in zip(self._paths(site), contents, strict=True):
-            atomic_write(path, content)
-        self._known.answers[site] = _Answer(node=release.node_id, nonce=nonce, time=utc_now())
-        self._write()
+    def keep(
+        self, releases: Mapping[str, Release], nonces: Mapping[str, str], spec: Spec
+    ) -> dict[str, Release]:
+        """Write verified releases; what names them is written last.
+
+        Parameters
+        ----------
+        releases : mapping of str to Release
+            By site: some dozen at a time, for which the disk is awaited together.
+        nonces : mapping of str to str
+            What each site was asked with.
+        spec : Spec
+            What they were verified against.
+
+        Returns
+        -------
+        dict of str to Release
+            The same releases, of which memory holds no more than it must.
+        """
+        contents: dict[Path, bytes] = {}
+        for site, release in releases.items():
+            parts = (release.payload, release.envelope, release.binding)
+            contents |= zip(self._paths(site), parts, strict=True)
+        atomic_writes(contents)
+        now = utc_now()
+        self._write(
+            *(
+                _Line(answer=_Answer(site=s, node=r.node_id, nonce=nonces[s], time=now))
+                for s, r in releases.items()
+            )
+        )
+        return {site: self._held(site, release, spec) for site, release in releases.items()}
 
     def close(self, left_out: list[LeftOut]) -> None:
         """Say that the exchange has ended."""
-        self._known.left_out, self._known.complete = list(left_out), True
-        self._write()
+        self._write(_Line(end=_End(left_out=left_out)))
 
-    def _paths(self, site: str) -> list[Path]:
-        folder = self._folder / "fingerprints"
-        return [folder / f"{site}.{end}" for end in RELEASE_FILES]
+    def _held(self, site: str, release: Release, spec: Spec) -> Release:
+        return StoredRelease(release, self._place(site), spec) if self._stays else release
 
-    def _write(self) -> None:
-        atomic_json(self._folder / RECEIVED, self._known)
+    def _place(self, site: str) -> str:
+        return str(self._folder / "fingerprints" / site)
+
+    def _paths(self, site: str) -> tuple[Path, ...]:
+        return tuple(Path(self._place(site) + ending) for ending in ENDINGS.values())
+
+    def _write(self, *lines: _Line) -> None:
+        text = "".join(line.model_dump_json(exclude_none=True) + "\n" for line in lines)
+        append(self._folder / RECEIVED, text.encode())
+        for line in lines:
+            self._know(line)
+
+    def _know(self, line: _Line) -> None:
+        if line.answer is not None:
+            self._answers[line.answer.site] = line.answer
+        self._end = line.end or self._end
 
 
-def _read(path: Path) -> _Answers:
-    """Read what was received; a damaged file counts as absent, and the sites are asked again."""
-    try:
-        return _Answers.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return _Answers()
+def _read(path: Path) -> list[_Line]:
+    """Read what was received, up to a line that is damaged: sites named after it are asked again.
 
-
-RELEASE_FILES = ("safetensors", "dsse.json", "binding.dsse.json")
-"""Endings of the three files of a site's release, in the order payload, release, binding."""
+    The file goes on behind the last line that is whole.
+    """
+    if not path.is_file():
+        return []
+    data, lines, end = path.read_bytes(), [], 0
+    while (after := data.find(b"\n", end) + 1) > 0:
+        try:
+            lines.append(_Line.model_validate_json(data[end:after]))
+        except ValidationError:
+            break
+        end = after
+    if end < len(data):
+        atomic_write(path, data[:end])
+    return lines

@@ -12,7 +12,7 @@ from fl_server.exchange import Exchange
 from fl_server.offers import Adviser, Offer
 from fl_server.outcomes import recommendations_file
 from protocol.experiment import Scenario
-from protocol.files import atomic_json, sha256_hex
+from protocol.files import atomic_json
 from protocol.plan import Knowledge
 from protocol.runfiles import Shot
 
@@ -47,7 +47,7 @@ def write_recommendations(
     k : int
         Shots a scenario.
     """
-    names = {sha256_hex(release.payload): site for site, release in exchange.releases.items()}
+    names = {release.digests["payload"]: site for site, release in exchange.releases.items()}
     file = recommendations_file(decision)
     for site, shots in file.sites.items():
         for scenario in scenarios:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from fl_server.amend import settle
 from fl_server.exchange import Exchange, Release
 from fl_server.models import load_model
-from fl_server.received import RELEASE_FILES
+from fl_server.release import ENDINGS
 from fl_server.runfolder import CHECKPOINT
 from fl_server.runlog import RunLog, participants
 from fl_server.settings import FREE, RunSettings
@@ -145,7 +145,9 @@ def _releases(folder: Path, log: Log, spec: Spec) -> dict[str, Release]:
 def _release(folder: Path, entry: Mapping[str, Any], spec: Spec) -> Release:
     """Return one release, which must be the one that was verified and entered in the log."""
     site = entry["site"]
-    payload, envelope, binding = ((folder / f"{site}.{end}").read_bytes() for end in RELEASE_FILES)
+    payload, envelope, binding = (
+        (folder / f"{site}{ending}").read_bytes() for ending in ENDINGS.values()
+    )
     verified = verify_local(folder, site, spec)
     found = (verified.key_id, sha256_hex(payload), sha256_hex(envelope))
     if found != (entry["key"], entry["payload"], entry["release"]):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fl_server.pool_store import FingerprintStore
 from protocol.errors import ConfigError
+from strategies.augmented import Layout, Records, scale, sides
 from strategies.contenders import contenders, slack
 from strategies.retrieval import Question
 
@@ -22,12 +23,12 @@ _MORE = 4  # times as many neighbours as the last time
 
 
 class FaissIndex:
-    """Keeps a flat inner-product index of a store's vectors.
+    """Keeps a flat inner-product index of a store's fingerprints.
 
     Parameters
     ----------
     store : FingerprintStore
-        Where the vectors are.
+        Where the fingerprints are.
 
     Raises
     ------
@@ -43,9 +44,10 @@ class FaissIndex:
                 "faiss is not installed: pip install 'fedprint[faiss]', or leave --index faiss out"
             ) from None
         self.store = store
-        self._columns = slice(0, store.layout.sides.stop)
+        layout = store.layout
+        self._width = layout.features * (layout.bins + 1) + (layout.kind == "weighted")
         self._flat: Any = faiss.IndexFlatIP
-        self._index = self._flat(self._columns.stop)
+        self._index = self._flat(self._width)
         self._of: object = None  # the entries that the index belongs to
 
     def contenders(
@@ -58,9 +60,9 @@ class FaissIndex:
     def _follow(self) -> None:
         """Take in what was appended; begin anew when positions have changed."""
         if self._of is not self.store.entries:
-            self._index, self._of = self._flat(self._columns.stop), self.store.entries
+            self._index, self._of = self._flat(self._width), self.store.entries
         for _, block in self.store.blocks(first=self._index.ntotal):
-            self._index.add(np.ascontiguousarray(block[:, self._columns]))
+            self._index.add(vectors(block, self.store.layout))
 
     def _one(self, asked: Question, k: int, allowed: NDArray[np.bool_]) -> NDArray[np.intp]:
         vector = np.concatenate([asked.body, asked.sides]).astype(np.float32)[None]
@@ -69,7 +71,7 @@ class FaissIndex:
         while True:
             found, positions = self._index.search(vector, wanted)
             values, order = found[0].astype(np.float64), positions[0].astype(np.intp)
-            bound = slack(values, asked, terms=self._columns.stop)
+            bound = slack(values, asked, terms=self._width)
             here = allowed[order]
             here[-1] = True  # looked at in any case: score plus slack grows with the score, so if
             kept = contenders(values, bound, k, here)  # the last one is out, so are all beyond
@@ -77,3 +79,10 @@ class FaissIndex:
                 near: NDArray[np.intp] = order[kept]
                 return near[allowed[near]]
             wanted = min(_MORE * wanted, len(allowed))
+
+
+def vectors(records: Records, layout: Layout) -> NDArray[np.float32]:
+    """Return bodies and sides side by side, float32 ``[k, m * b + m]``, or one column more."""
+    bodies = records["counts"] * scale(records)[:, :, None]  # [k, m, b]
+    parts = [bodies.reshape(len(records), -1), sides(records, layout)]
+    return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from fl_server.exchange import Exchange, Release
 from fl_server.privacy import ledger_file, site_privacy
+from fl_server.release import ENDINGS as ENDINGS
 from fl_server.settings import RunSettings
-from protocol.files import atomic_json, atomic_write, sha256_hex
+from protocol.files import atomic_json, atomic_write, atomic_writes, sha256_hex
 from protocol.keys import signer_pem
 from protocol.runfiles import RunFile, SiteCheckpoint, SiteEntry, SpecEntry
 from protocol.trust import sign_store
@@ -47,9 +48,6 @@ RUN_FILES = (
 )
 """All that a run may write; nothing else in a run folder is ever touched."""
 
-ENDINGS = {"payload": ".safetensors", "release": ".dsse.json", "binding": ".binding.dsse.json"}
-"""Of a site's files in `fingerprints`, by the name under which the log has their digests."""
-
 SUSPICIOUS = "suspicious"
 """Reason for which a verified release was left out: it cannot have been made honestly."""
 
@@ -70,8 +68,8 @@ def write_exchange(out: Path, exchange: Exchange) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for site, release in exchange.releases.items():
         parts = (release.payload, release.envelope, release.binding)
-        for ending, content in zip(ENDINGS.values(), parts, strict=True):
-            atomic_write(folder / f"{site}{ending}", content)
+        paths = (folder / f"{site}{ending}" for ending in ENDINGS.values())
+        atomic_writes({p: c for p, c in zip(paths, parts, strict=True) if not _holds(p, c)})
     atomic_json(out / "ledger.json", ledger_file(exchange.releases))
     doubted = {gone.site for gone in exchange.left_out if gone.reason == SUSPICIOUS}
     held = exchange.releases.keys() | doubted
@@ -79,6 +77,11 @@ def write_exchange(out: Path, exchange: Exchange) -> None:
     for path in folder.iterdir():
         if path.name not in kept:
             path.unlink()
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Tell whether a file has this content already: sites' releases lie there as they come."""
+    return path.is_file() and path.read_bytes() == content
 
 
 def run_file(
@@ -108,11 +111,11 @@ def run_file(
 
 def site_entry(site: str, release: Release) -> SiteEntry:
     """Return what ``run.json`` says of a site that takes part."""
-    verified = release.verified
+    stated = release.statement.predicate
     return SiteEntry(
         site=site,
-        task=verified.card.name,
-        images=verified.fingerprint.n_images,
+        task=stated.task_card.name,
+        images=stated.images,
         privacy=site_privacy(release),
     )
 

@@ -8,15 +8,16 @@ the same entries, so that what sites were shown before is always a prefix.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from protocol.envelope import sign
 from protocol.errors import BadLog
-from protocol.files import atomic_write, canonical_json, sha256_hex
+from protocol.files import append, atomic_write, canonical_json, sha256_hex
 from protocol.keys import Signer
 from protocol.log import CHECKPOINT_TYPE, ENTRIES, Log
 from protocol.privacy import AskedTerms
@@ -40,9 +41,15 @@ class RunLog:
     """
 
     def __init__(self, lines: Iterable[bytes] = (), path: Path | None = None) -> None:
-        self._lines, self._path = list(lines), path
-        self.entries: list[dict[str, Any]] = [json.loads(line) for line in self._lines]
-        self._said = {_said(entry) for entry in self.entries}
+        self._lines: list[bytes] = []
+        self.entries: list[dict[str, Any]] = []
+        self._said: set[bytes] = set()
+        self._last: dict[tuple[str, str], int] = {}  # kind, site: index of the last such entry
+        self._path: Path | None = None
+        self._unwritten: list[bytes] | None = None
+        for line in lines:
+            self._keep(line)
+        self._path = path
 
     @classmethod
     def open(cls, run: Path) -> RunLog:
@@ -66,6 +73,20 @@ class RunLog:
 
     def __len__(self) -> int:
         return len(self._lines)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Wait for the disk once for all entries of the block, at its end."""
+        if self._unwritten is not None:
+            yield
+            return
+        self._unwritten = []
+        try:
+            yield
+        finally:
+            lines, self._unwritten = self._unwritten, None
+            if lines and self._path is not None:
+                append(self._path, b"".join(lines))
 
     def add(self, kind: str, *, at: datetime | None = None, **values: Any) -> None:
         """Append an entry; with a path, wait until it lies on the disk."""
@@ -92,17 +113,18 @@ class RunLog:
 
     def trusted(self, store: TrustStore, at: datetime | None = None) -> None:
         """Enter the keys of the trust store, and which of them were replaced or revoked."""
-        for entry in sorted(store.entries, key=lambda entry: entry.site):
-            self.add_once("enrolment", at=at, site=entry.site, key=entry.key_id)
-            if entry.status != "active":
-                key, status = entry.key_id, entry.status
-                self.add_once("key", at=at, site=entry.site, key=key, status=status)
+        with self.together():
+            for entry in sorted(store.entries, key=lambda entry: entry.site):
+                self.add_once("enrolment", at=at, site=entry.site, key=entry.key_id)
+                if entry.status != "active":
+                    key, status = entry.key_id, entry.status
+                    self.add_once("key", at=at, site=entry.site, key=key, status=status)
 
     def released(self, site: str, said: Mapping[str, str], at: datetime | None = None) -> None:
         """Enter a verified release, unless the last word on the site says the same."""
         if self._is_last_word("release", site, said):
             return
-        if any(e["kind"] == "awaiting-approval" and e["site"] == site for e in self.entries):
+        if ("awaiting-approval", site) in self._last:
             self.add_once("approval", at=at, site=site, release=said["release"])
         self.add("release", at=at, site=site, **said)
 
@@ -119,11 +141,9 @@ class RunLog:
         BadLog
             If there is none.
         """
-        for index in reversed(range(len(self))):
-            entry = self.entries[index]
-            if entry["kind"] == "release" and entry["site"] == site:
-                return index
-        raise BadLog(f"the log has no release of {site}")
+        if ("release", site) not in self._last:
+            raise BadLog(f"the log has no release of {site}")
+        return self._last["release", site]
 
     def last(self, kind: str) -> int:
         """Return the index of the last entry of a kind, -1 when there is none."""
@@ -132,8 +152,8 @@ class RunLog:
 
     def seen_by(self, site: str) -> int:
         """Return the size of the last checkpoint that a site is known to keep, else 0."""
-        kept = [e["size"] for e in self.entries if e["kind"] == "checkpoint" and e["site"] == site]
-        return int(kept[-1]) if kept else 0
+        kept = self._last.get(("checkpoint", site))
+        return 0 if kept is None else int(self.entries[kept]["size"])
 
     def as_log(self, run: str) -> Log:
         """Return the log of today, which does not grow with this one."""
@@ -154,15 +174,22 @@ class RunLog:
         log.write(folder, signer)
 
     def _is_last_word(self, kind: str, site: str, said: Mapping[str, str]) -> bool:
-        words = [e for e in self.entries if e["kind"] in PLACES and e["site"] == site]
-        return bool(words) and _said(words[-1]) == _said({**said, "site": site, "kind": kind})
+        last = max(self._last.get((place, site), -1) for place in PLACES)
+        return last >= 0 and _said(self.entries[last]) == _said(
+            {**said, "site": site, "kind": kind}
+        )
 
     def _keep(self, line: bytes) -> None:
-        if self._path is not None:
-            _append(self._path, line + b"\n")
+        if self._unwritten is not None:
+            self._unwritten.append(line + b"\n")
+        elif self._path is not None:
+            append(self._path, line + b"\n")
+        entry = json.loads(line)
+        if "site" in entry:
+            self._last[str(entry.get("kind")), str(entry["site"])] = len(self._lines)
         self._lines.append(line)
-        self.entries.append(json.loads(line))
-        self._said.add(_said(self.entries[-1]))
+        self.entries.append(entry)
+        self._said.add(_said(entry))
 
 
 def participants(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -172,13 +199,6 @@ def participants(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str,
 
 
 def _said(entry: Mapping[str, Any]) -> bytes:
-    """Return what an entry says, whenever it was written."""
-    return canonical_json({name: value for name, value in entry.items() if name != "time"})
-
-
-def _append(path: Path, line: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    """Return a digest of what an entry says, whenever it was written."""
+    said = {name: value for name, value in entry.items() if name != "time"}
+    return sha256(canonical_json(said)).digest()

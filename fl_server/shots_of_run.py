@@ -16,7 +16,6 @@ from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
 from protocol.augmentations import USUAL, shipped_policies
 from protocol.experiment import Architecture, Policy, Scenario, Weights
-from protocol.files import sha256_hex
 from protocol.plan import Knowledge
 from protocol.presets import find_preset
 from protocol.sharing import Arrays, GroupPlan
@@ -68,7 +67,7 @@ class OwnCandidates:
 
     def release_of(self, site: str) -> str:
         """Return the SHA-256 of a site's release: the id of its task."""
-        return sha256_hex(self.exchange.releases[site].payload)
+        return self.exchange.releases[site].digests["payload"]
 
     def _architectures(self, knowledge: Knowledge) -> Iterator[Offer]:
         preset = find_preset(self.settings.preset)

@@ -19,7 +19,6 @@ from fl_server.progress import Progress
 from fl_server.runlog import RunLog
 from protocol.errors import BadLog, FedprintError
 from protocol.keys import signer_pem
-from protocol.log import Log
 from protocol.records import CheckpointMessage, from_kept, to_checkpoint
 from protocol.runfiles import SiteCheckpoint
 
@@ -84,12 +83,13 @@ def refused(answer: SiteCheckpoint) -> bool:
 
 def enter(exchange: Exchange, answers: Mapping[str, SiteCheckpoint]) -> None:
     """Enter in the log who keeps which checkpoint, and who refused."""
-    for site, answer in sorted(answers.items()):
-        if answer.size:
-            exchange.log.add_once("checkpoint", site=site, size=answer.size)
-        elif refused(answer):
-            reason, message = answer.reason, answer.message
-            exchange.log.add("checkpoint refused", site=site, reason=reason, message=message)
+    with exchange.log.together():
+        for site, answer in sorted(answers.items()):
+            if answer.size:
+                exchange.log.add_once("checkpoint", site=site, size=answer.size)
+            elif refused(answer):
+                reason, message = answer.reason, answer.message
+                exchange.log.add("checkpoint refused", site=site, reason=reason, message=message)
 
 
 def answers_of(log: RunLog) -> dict[str, SiteCheckpoint]:
@@ -105,6 +105,7 @@ class _Shown:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange, self.log = exchange, exchange.log.as_log(exchange.run)
+        self._tree = self.log.tree()
         self._checkpoint = exchange.log.checkpoint(exchange.run, exchange.signer)
         self._coordinator = signer_pem(exchange.signer)
 
@@ -117,15 +118,14 @@ class _Shown:
             checkpoint=self._checkpoint,
             entry=self.log.lines[index],
             index=index,
-            inclusion=self.log.inclusion(index),
+            inclusion=self._tree.inclusion(index),
             earlier=earlier,
-            consistency=_extends(self.log, earlier),
+            consistency=self._extends(earlier),
         )
         return to_checkpoint(message)
 
-
-def _extends(log: Log, earlier: int) -> list[bytes]:
-    return log.consistency(earlier) if 0 < earlier < len(log) else []
+    def _extends(self, earlier: int) -> list[bytes]:
+        return self._tree.consistency(earlier) if 0 < earlier < len(self.log) else []
 
 
 def _answers(

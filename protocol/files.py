@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+
+_TOGETHER = 8
+"""Files whose way to the disk is awaited at once."""
 
 
 def atomic_write(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -33,6 +38,41 @@ def atomic_write(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> N
     _write(Path(path), data, mode, os.replace)
 
 
+def atomic_writes(files: Mapping[Path, bytes]) -> None:
+    """Write many files, each as `atomic_write` would, but wait for the disk only once.
+
+    A crash may leave some of them old and some new, never one of them half.
+
+    Parameters
+    ----------
+    files : mapping of Path to bytes
+        Content by target; up to some hundred, because all are open at once.
+
+    Raises
+    ------
+    OSError
+        When a folder cannot be written; what was not put in place leaves nothing behind.
+    """
+    for folder in {path.parent for path in files}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        new = [stack.enter_context(_Temporary(path)) for path in files]
+        for temporary, content in zip(new, files.values(), strict=True):
+            temporary.fill(content, 0o644)
+        _sync(new)
+        for temporary, path in zip(new, files, strict=True):
+            temporary.publish(os.replace, path)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append to a file, and wait until it lies on the disk; missing parent folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def create_once(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> None:
     """Like `atomic_write`, but refuse to replace: of several writers exactly one wins.
 
@@ -48,17 +88,59 @@ def create_once(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> No
 
 def _write(path: Path, data: bytes | str, mode: int, publish: Callable[[str, Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:  # the file is born with mode 0600
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        publish(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with _Temporary(path) as temporary:
+        temporary.fill(data.encode() if isinstance(data, str) else data, mode)
+        temporary.sync()
+        temporary.publish(publish, path)
+
+
+class _Temporary:
+    """A new file beside the one that it will become; gone at the end, unless it was published."""
+
+    def __init__(self, path: Path) -> None:
+        folder, name = os.path.split(path)
+        self._name = os.path.join(folder, f".{name[:64]}.{secrets.token_hex(8)}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._handle = os.open(self._name, flags, 0o600)
+        self._there = True
+
+    def __enter__(self) -> _Temporary:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
+        if self._there:
+            os.unlink(self._name)
+
+    def fill(self, content: bytes, mode: int) -> None:
+        """Write all of it."""
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(self._handle, rest) :]
+        os.fchmod(self._handle, mode)
+
+    def sync(self) -> None:
+        """Wait until it lies on the disk."""
+        os.fsync(self._handle)
+
+    def publish(self, how: Callable[[str, Path], None], path: Path) -> None:
+        """Give it its name, by a rename or by a link."""
+        how(self._name, path)
+        self._there = how is not os.replace
+
+
+def _sync(files: Sequence[_Temporary]) -> None:
+    """Wait until all lie on the disk: some at once, because file systems write them in one go."""
+
+    def sync(some: Sequence[_Temporary]) -> None:
+        for file in some:
+            file.sync()
+
+    if len(files) == 1:
+        sync(files)
+    elif files:
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            list(pool.map(sync, [files[start::_TOGETHER] for start in range(_TOGETHER)]))
 
 
 def atomic_json(path: Path | str, value: BaseModel | Any) -> None:

@@ -142,12 +142,19 @@ def counts_from_bytes(
         raise NotFinite("counts hold NaN or infinity")
     if counts.dtype not in [np.dtype(t) for t in _INTEGERS]:
         raise BadDtype(f"counts are {counts.dtype}, not integers of at most 64 bits with sign")
-    return counts
+    # the one tensor ends where the file does: a view of it needs no memory beside the file's
+    start = len(data) - counts.nbytes
+    return np.frombuffer(data, counts.dtype, counts.size, start).reshape(counts.shape)
 
 
 def pack(data: bytes) -> bytes:
-    """Compress losslessly for the wire (zlib, RFC 1950)."""
-    return zlib.compress(data, 6)
+    """Compress losslessly for the wire (zlib, RFC 1950).
+
+    Counts repeat in runs of one value and hardly otherwise: matches at other distances save
+    a few per cent at most and cost 10 to 30 times the time to look for.
+    """
+    stream = zlib.compressobj(strategy=zlib.Z_RLE)
+    return stream.compress(data) + stream.flush()
 
 
 def unpack(data: bytes, limit: int = LIMIT) -> bytes:

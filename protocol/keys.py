@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -239,8 +240,9 @@ def openssh_public(pem: str) -> str:
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
+@lru_cache(maxsize=4096)
 def public_key(pem: str) -> SSlibKey:
-    """Read a public key for verification.
+    """Read a public key for verification; a text that was read lately is not read again.
 
     Parameters
     ----------

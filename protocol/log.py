@@ -106,6 +106,10 @@ class Log:
         atomic_write(run / "log" / CHECKPOINT, signed)
         return signed
 
+    def tree(self) -> merkle.Tree:
+        """Return the tree over the entries of now, for many proofs."""
+        return merkle.Tree(self.leaves)
+
     def inclusion(self, index: int) -> list[bytes]:
         """Return the proof that entry `index` is in the log."""
         return merkle.inclusion_proof(index, self.leaves)

@@ -20,32 +20,79 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def root_hash(leaves: Sequence[bytes]) -> bytes:
-    """Return the tree head of leaf hashes (section 2.1.1).
+class Tree:
+    """The tree over some leaf hashes, for as many proofs as one likes.
+
+    Every hash of a complete subtree is computed once; a proof then takes as many steps as the
+    tree is deep, however long the log.
 
     Parameters
     ----------
     leaves : sequence of bytes
         Leaf hashes, in order.
     """
-    if not leaves:
-        return hashlib.sha256(b"").digest()
-    if len(leaves) == 1:
-        return leaves[0]
-    k = _split(len(leaves))
-    return node_hash(root_hash(leaves[:k]), root_hash(leaves[k:]))
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        self._size = len(leaves)
+        self._levels = [list(leaves)]  # level h: hashes of complete subtrees of 2^h leaves
+        while len(below := self._levels[-1]) > 1:
+            pairs = zip(below[::2], below[1::2], strict=False)
+            self._levels.append([node_hash(left, right) for left, right in pairs])
+
+    @property
+    def root(self) -> bytes:
+        """Tree head (section 2.1.1)."""
+        return self._hash(0, self._size) if self._size else hashlib.sha256(b"").digest()
+
+    def inclusion(self, index: int) -> list[bytes]:
+        """Return the audit path of leaf `index` (section 2.1.3.1)."""
+        if not 0 <= index < self._size:
+            raise IndexError(f"no leaf {index} in a tree of {self._size}")
+        start, end, path = 0, self._size, []
+        while end - start > 1:
+            middle = start + _split(end - start)
+            if index < middle:
+                path.append(self._hash(middle, end))
+                end = middle
+            else:
+                path.append(self._hash(start, middle))
+                start = middle
+        return path[::-1]
+
+    def consistency(self, old: int) -> list[bytes]:
+        """Return the proof that the first `old` leaves are a prefix (section 2.1.4.1)."""
+        if not 0 < old <= self._size:
+            raise IndexError(f"no tree of {old} within a tree of {self._size}")
+        start, end, path = 0, self._size, []
+        while old < end:
+            middle = start + _split(end - start)
+            if old <= middle:
+                path.append(self._hash(middle, end))
+                end = middle
+            else:
+                path.append(self._hash(start, middle))
+                start = middle
+        if start:  # else the old tree is this subtree, whose root the other side has
+            path.append(self._hash(start, end))
+        return path[::-1]
+
+    def _hash(self, start: int, end: int) -> bytes:
+        """Return the root of leaves `start` to `end`; `start` is a multiple of its left half."""
+        size = end - start
+        if size & (size - 1) == 0:
+            return self._levels[size.bit_length() - 1][start // size]
+        middle = start + _split(size)
+        return node_hash(self._hash(start, middle), self._hash(middle, end))
+
+
+def root_hash(leaves: Sequence[bytes]) -> bytes:
+    """Return the tree head of leaf hashes; see `Tree`."""
+    return Tree(leaves).root
 
 
 def inclusion_proof(index: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """Return the audit path of leaf `index` (section 2.1.3.1)."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"no leaf {index} in a tree of {len(leaves)}")
-    if len(leaves) == 1:
-        return []
-    k = _split(len(leaves))
-    if index < k:
-        return [*inclusion_proof(index, leaves[:k]), root_hash(leaves[k:])]
-    return [*inclusion_proof(index - k, leaves[k:]), root_hash(leaves[:k])]
+    """Return the audit path of leaf `index`; see `Tree`."""
+    return Tree(leaves).inclusion(index)
 
 
 def verify_inclusion(
@@ -69,10 +116,8 @@ def verify_inclusion(
 
 
 def consistency_proof(old: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """Return the proof that the first `old` leaves are a prefix of the tree (section 2.1.4.1)."""
-    if not 0 < old <= len(leaves):
-        raise IndexError(f"no tree of {old} within a tree of {len(leaves)}")
-    return _subproof(old, leaves, whole=True)
+    """Return the proof that the first `old` leaves are a prefix of the tree; see `Tree`."""
+    return Tree(leaves).consistency(old)
 
 
 def verify_consistency(
@@ -103,15 +148,6 @@ def verify_consistency(
             second = node_hash(second, sibling)
         fn, sn = fn >> 1, sn >> 1
     return sn == 0 and first == old_root and second == new_root
-
-
-def _subproof(old: int, leaves: Sequence[bytes], *, whole: bool) -> list[bytes]:
-    if old == len(leaves):
-        return [] if whole else [root_hash(leaves)]
-    k = _split(len(leaves))
-    if old <= k:
-        return [*_subproof(old, leaves[:k], whole=whole), root_hash(leaves[k:])]
-    return [*_subproof(old - k, leaves[k:], whole=False), root_hash(leaves[:k])]
 
 
 def _split(n: int) -> int:

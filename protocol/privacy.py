@@ -11,6 +11,7 @@ up over releases; epsilon at a delta is what dp-accounting makes of rho.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -87,6 +88,7 @@ def rho_for(sigma: float, sensitivity: float) -> float:
     return sensitivity**2 / (2 * sigma**2)
 
 
+@lru_cache(maxsize=1024)  # sites of one run spend much the same
 def epsilon_of(rho: float, delta: float) -> float:
     """Return the epsilon of a zCDP budget at `delta`, by dp-accounting's RdpAccountant.
 
@@ -202,6 +204,7 @@ def noised(counts: NDArray[np.integer[Any]], sigma: float) -> NDArray[np.int64]:
     return np.asarray(values, dtype=np.int64).reshape(counts.shape)
 
 
+@lru_cache(maxsize=16)
 def mechanism(sigma: float) -> Any:
     """Return OpenDP's measurement: int64 vectors under L2 distance, zCDP as privacy measure."""
     import opendp.prelude as dp

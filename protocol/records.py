@@ -125,7 +125,7 @@ def release_request(
 ) -> RecordDict:
     """Return the request for a release: run, single-use nonce, the whole spec and its terms."""
     asked = (terms or AskedTerms()).model_dump_json()
-    return record({"run": run, "nonce": nonce, "spec": spec.model_dump_json(), "terms": asked})
+    return record({"run": run, "nonce": nonce, "spec": spec.as_json, "terms": asked})
 
 
 def from_release_request(content: RecordDict) -> ReleaseRequest:

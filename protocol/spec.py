@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -126,10 +127,26 @@ class Spec(_Part):
             raise ValueError("edges_sha256 is not the digest of lower and upper")
         return self
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of all fields, 64 hexadecimal digits."""
         return sha256_hex(canonical_json(self.model_dump(mode="json")))
+
+    @cached_property
+    def as_json(self) -> str:
+        """The spec as it is sent to sites, written once for all of them."""
+        return self.model_dump_json()
+
+    def __copy__(self) -> Self:
+        """Copy without what was computed of the fields: `model_copy` changes some of them."""
+        copied = super().__copy__()
+        for name in ("digest", "as_json"):
+            copied.__dict__.pop(name, None)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copy as `__copy__` does."""
+        return super().__deepcopy__(memo).__copy__()
 
     @property
     def width(self) -> int:

@@ -5,8 +5,10 @@ A store is never changed: enrolment, rotation and revocation make the next versi
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -91,9 +93,9 @@ class TrustStore(BaseModel):
     def enrol_all(self, keys: Mapping[str, str]) -> Self:
         """Return the next version with the keys (PEM by site) of many sites."""
         new = [self._entry(site, pem, None, None) for site, pem in keys.items()]
-        ids = [entry.key_id for entry in new]
+        times = Counter(entry.key_id for entry in new)
         for entry in new:
-            if ids.count(entry.key_id) > 1:
+            if times[entry.key_id] > 1:
                 raise ConfigError(f"site {entry.site} brings the key of another site: make a new")
         return self._next([*self.entries, *new])
 
@@ -132,9 +134,26 @@ class TrustStore(BaseModel):
             ]
         )
 
+    @cached_property
+    def _by_key(self) -> dict[str, TrustEntry]:
+        return {entry.key_id: entry for entry in self.entries}
+
+    @cached_property
+    def _by_site(self) -> dict[str, list[TrustEntry]]:
+        found = defaultdict(list)
+        for entry in self.entries:
+            found[entry.site].append(entry)
+        return dict(found)
+
+    @cached_property
+    def _by_node(self) -> dict[str, TrustEntry]:
+        """The newest entry of each node key."""
+        known = ((entry.node_key_id, entry) for entry in self.entries)
+        return {key: entry for key, entry in known if key is not None}
+
     def entries_of(self, site: str) -> list[TrustEntry]:
         """Return the entries of a site, oldest first."""
-        return [entry for entry in self.entries if entry.site == site]
+        return list(self._by_site.get(site, ()))
 
     def admit(
         self, enrolment: Enrolment, now: datetime | None = None, grace: timedelta = timedelta(0)
@@ -190,8 +209,7 @@ class TrustStore(BaseModel):
             When it was revoked (`KeyRevoked`) or rotated away (`KeyRotated`), has expired or is
             not valid yet.
         """
-        entry = next((e for e in self.entries if e.key_id == key), None)
-        short = key[:12]
+        entry, short = self._by_key.get(key), key[:12]
         if entry is None:
             raise UnknownKey(f"key {short!r} of {site} is not in the trust store: enrol it first")
         if entry.site != site:
@@ -219,18 +237,17 @@ class TrustStore(BaseModel):
                 "the node has no key that fedprint can read: register the key of a SuperNode with "
                 "fedprint server enrol"
             ) from None
-        for entry in reversed(self.entries):
-            if entry.node_key_id == wanted:
-                return entry
-        raise UnknownNode(
-            f"node key {wanted[:12]} is in the trust store of no site: enrol the site first"
-        )
+        if wanted not in self._by_node:
+            raise UnknownNode(
+                f"node key {wanted[:12]} is in the trust store of no site: enrol the site first"
+            )
+        return self._by_node[wanted]
 
     def _replaced(self, enrolment: Enrolment, now: datetime) -> TrustEntry:
         """Return the entry that a rotation replaces, when its key may still say so."""
         key, site = str(enrolment.replaces), enrolment.site
         self.key_for(key, site, now)
-        (old,) = (entry for entry in self.entries if entry.key_id == key)
+        old = self._by_key[key]
         if old.status == "rotated":
             raise KeyRotated(
                 f"key {key[:12]} of {site} was replaced already: rotate the site's present key"
@@ -260,7 +277,7 @@ class TrustStore(BaseModel):
     def _entry(
         self, site: str, pem: str, not_before: datetime | None, not_after: datetime | None
     ) -> TrustEntry:
-        known = next((e for e in self.entries if e.key_id == key_id(pem)), None)
+        known = self._by_key.get(key_id(pem))
         if known is not None:
             raise ConfigError(f"this key is enrolled already, for {known.site}: make a new one")
         start = not_before or utc_now()

@@ -42,6 +42,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 """How far a site's clock may be ahead of the coordinator's."""
 TAIL = 8.0
 """Standard deviations that the noise of an honest site will not exceed."""
+_EXACT = 2**24  # up to here float32 holds every integer
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def verify_release(
     if bound is not None:
         _check_binding(parse_statement(bound, BindingStatement), release, site, run, nonce, now)
     _check_time(statement.predicate, now, "release")
-    return _check_content(statement, payload, spec, key_id, enrolled=True)
+    return check_content(statement, payload, spec, key_id, enrolled=True)
 
 
 def verify_local(
@@ -161,7 +162,7 @@ def verify_local(
     content, key_id = open_envelope(release, lambda _: key)
     statement = parse_statement(content, ReleaseStatement)
     _check_site(statement.predicate, site)
-    return _check_content(statement, payload, spec, key_id, enrolled=False)
+    return check_content(statement, payload, spec, key_id, enrolled=False)
 
 
 def local_spec(folder: Path | str) -> Spec:
@@ -241,10 +242,29 @@ def _check_binding(
         raise DigestMismatch(f"the session binding of {site} is for another release")
 
 
-def _check_content(
+def check_content(
     statement: ReleaseStatement, payload: bytes, spec: Spec, key_id: str, *, enrolled: bool
 ) -> VerifiedRelease:
-    """Check digest, spec and tensor, in this order."""
+    """Check what a statement, whose signature was verified, says of a payload.
+
+    Parameters
+    ----------
+    statement : ReleaseStatement
+        What was signed.
+    payload : bytes
+        The safetensors bytes.
+    spec : Spec
+        What the fingerprint must have been made under.
+    key_id : str
+        The key that signed the statement.
+    enrolled : bool
+        Whether a trust store vouches for that key.
+
+    Raises
+    ------
+    VerificationError
+        When digest, spec, privacy terms or tensor, looked at in this order, are not as they must.
+    """
     release = statement.predicate
     if statement.subject[0].digest.sha256 != sha256_hex(payload):
         raise DigestMismatch(f"the fingerprint of {release.site} is not the one that was signed")
@@ -272,13 +292,22 @@ def _check_row_sums(counts: NDArray[np.integer[Any]], total: int, site: str) -> 
     # bounded first: a sum of b such values cannot wrap around in int64
     if counts.min() < 0 or counts.max() > total:
         raise BadRowSums(f"a count of {site} lies outside 0 to {total}, the number of its views")
-    sums = counts.sum(axis=1, dtype=np.int64)  # [m]
+    sums = _row_sums(counts, int(counts.max()))  # [m]
     wrong = np.flatnonzero(sums != total)
     if wrong.size:
         raise BadRowSums(
             f"{wrong.size} of {sums.size} rows of {site} do not add up to its {total} views "
             f"(feature {wrong[0]}: {sums[wrong[0]]})"
         )
+
+
+def _row_sums(counts: NDArray[np.integer[Any]], most: int) -> NDArray[np.int64]:
+    """Return the exact sums [m] of rows of counts [m, b] from 0 to `most`."""
+    bins = counts.shape[1]
+    if most * bins >= _EXACT:
+        return counts.sum(axis=1, dtype=np.int64)  # type: ignore[no-any-return]
+    # every partial sum is an integer that float32 holds, and its product is several times faster
+    return (counts.astype(np.float32) @ np.ones(bins, dtype=np.float32)).astype(np.int64)
 
 
 def _check_noised_sums(

@@ -1,4 +1,4 @@
-r"""Fingerprints as vectors whose inner product with a target's ranks them by bKLD, exactly.
+r"""Fingerprints as records of exact counts, whose product with a target's ranks them by bKLD.
 
 Godau et al., *Beyond Knowledge Silos* (https://arxiv.org/abs/2412.08763), weight the features by
 the target, by the source, or not at all. With :math:`lse(q) = \log \sum_b \exp q_b` and weights of
@@ -8,22 +8,23 @@ sum 1 (see `strategies.bkld`),
 
 is linear in the source's rows *q* and normalisers if the weights are the target's (the last term
 is the target's own), and linear in :math:`w \cdot q`, :math:`w` and :math:`\langle w, lse(q)
-\rangle` if they are the source's. So each layout is one matrix of float32 vectors:
+\rangle` if they are the source's. So a source is a body and a few sides, each multiplied with its
+part of the target's `strategies.retrieval.Question`:
 
-=========  ==================  =========================================  ==================
-layout     body, m * b         sides                                      totals, m
-=========  ==================  =========================================  ==================
-rows       q                   lse(q) - log b, m                          sum of the counts
-weighted   w q                 w, m, and <w, lse(q)> - log b, 1           sum of the counts
-=========  ==================  =========================================  ==================
+=========  ==============  ====================================  =============================
+layout     body, [m, b]    sides                                 kept beside the counts
+=========  ==============  ====================================  =============================
+rows       q               lse(q) - log b, m                     lse(q), totals
+weighted   w q             w, m, and <w, lse(q)> - log b, 1      lse(q), totals, w
+=========  ==============  ====================================  =============================
 
-A vector also keeps what each row of counts adds up to. A float32 share times its total is less
-than half a count off, so rounding gives back the very counts, and with them the float64 distance.
+Rows are counts divided by their total, so a record keeps the counts themselves, in one, two, or
+four bytes each: a quarter to all of what float32 shares would take, and nothing is rounded.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,22 @@ from protocol.spec import Spec
 from strategies.bkld import log_normaliser
 from strategies.measures import feature_means, stack
 
-__all__ = ["MAX_TOTAL", "MEASURES", "Layout", "decode", "encode", "layout_for", "source_weights"]
+__all__ = [
+    "COUNTS",
+    "MAX_TOTAL",
+    "MEASURES",
+    "Layout",
+    "Records",
+    "decode",
+    "encode",
+    "layout_for",
+    "scale",
+    "sides",
+    "source_weights",
+]
+
+Records = NDArray[Any]
+"""A structured array [k] of a type that `Layout.record` returns."""
 
 MEASURES = {
     "bkld-small-target": "rows",
@@ -43,18 +59,18 @@ MEASURES = {
 }
 """Layout of each measure that can be retrieved."""
 
-MAX_TOTAL = 2**22 - 1
-"""Largest sum of a row of counts that a float32 share gives back exactly, in either layout."""
+COUNTS = ("u1", "u2", "u4")
+"""Types of counts, the smallest first."""
 
-Columns: TypeAlias = "slice[int, int, None]"
+MAX_TOTAL = 2**24 - 1
+"""Largest sum of a row of counts: a float32 holds each of them exactly."""
 
-_ALIGN = 16  # float32 values: vectors start at cache lines
-_NO_WEIGHT = 1e-20  # below it a weighted row is lost in float32, and so is its part of a distance
+_ALIGN = 64  # bytes: records start at cache lines
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of a vector lie.
+    """What a record holds.
 
     Parameters
     ----------
@@ -68,26 +84,17 @@ class Layout:
     features: int
     bins: int
 
-    @property
-    def body(self) -> Columns:
-        """The rows, feature by feature."""
-        return slice(0, self.features * self.bins)
-
-    @property
-    def sides(self) -> Columns:
-        """The coordinates that carry the constants."""
-        end = self.body.stop + self.features + (self.kind == "weighted")
-        return slice(self.body.stop, end)
-
-    @property
-    def totals(self) -> Columns:
-        """The sums of the counts; they take no part in products."""
-        return slice(self.sides.stop, self.sides.stop + self.features)
-
-    @property
-    def width(self) -> int:
-        """Number of float32 values of a vector, padded with zeros to whole cache lines."""
-        return -(-self.totals.stop // _ALIGN) * _ALIGN
+    def record(self, counts: str) -> np.dtype[Any]:
+        """Return the type of a record, given the type of its counts, one of `COUNTS`."""
+        m = self.features
+        fields: dict[str, np.dtype[Any]] = {"lse": np.dtype(("<f8", (m,)))}
+        if self.kind == "weighted":
+            fields["weights"] = np.dtype(("<f8", (m,)))
+        fields["totals"] = np.dtype(("<u4", (m,)))
+        fields["counts"] = np.dtype((f"<{counts}", (m, self.bins)))
+        used = sum(part.itemsize for part in fields.values())
+        fields["spare"] = np.dtype(("u1", (-used % _ALIGN,)))  # named, so that it is always copied
+        return np.dtype(list(fields.items()))
 
 
 def layout_for(measure: str, spec: Spec) -> Layout:
@@ -106,8 +113,8 @@ def layout_for(measure: str, spec: Spec) -> Layout:
     return Layout(MEASURES[measure], spec.width, spec.bins)
 
 
-def encode(fingerprints: Sequence[Fingerprint], spec: Spec, layout: Layout) -> NDArray[np.float32]:
-    """Return the vectors of k fingerprints, shape ``[k, layout.width]``.
+def encode(fingerprints: Sequence[Fingerprint], spec: Spec, layout: Layout) -> Records:
+    """Return the records of k fingerprints, with the smallest counts that hold them all.
 
     Raises
     ------
@@ -117,47 +124,56 @@ def encode(fingerprints: Sequence[Fingerprint], spec: Spec, layout: Layout) -> N
         If one was made by another spec.
     """
     rows = stack(fingerprints, spec)  # [k, m, b]
-    counts = np.stack([np.maximum(f.counts, 0).sum(axis=1, dtype=np.int64) for f in fingerprints])
-    if counts.max() > MAX_TOTAL:
-        worst = fingerprints[int(counts.max(axis=1).argmax())]
+    counts = np.stack([np.maximum(f.counts, 0).astype(np.int64) for f in fingerprints])
+    totals = counts.sum(axis=2)  # [k, m]
+    if totals.max() > MAX_TOTAL:
+        worst = fingerprints[int(totals.max(axis=1).argmax())]
         raise FedprintError(
-            f"fingerprint of {worst.site} counts {counts.max()} views a feature: retrieval is "
+            f"fingerprint of {worst.site} counts {totals.max()} views a feature: retrieval is "
             f"exact up to {MAX_TOTAL}, so fingerprint fewer images or draws"
         )
-    vectors = np.zeros((len(rows), layout.width), dtype=np.float32)
-    flat_term = log_normaliser(rows) - np.log(layout.bins)  # [k, m], centred: small numbers
+    counts[totals == 0] = 1  # a row without any count is uniform
+    most = int(counts.max())
+    kind = next(name for name in COUNTS if most <= np.iinfo(name).max)
+    records = np.zeros(len(rows), layout.record(kind))
+    records["counts"], records["totals"] = counts, counts.sum(axis=2)
+    records["lse"] = log_normaliser(rows)
     if layout.kind == "weighted":
-        weights = source_weights(rows, spec)  # [k, m]
-        constant = (weights * flat_term).sum(axis=1, keepdims=True)  # [k, 1]
-        rows = weights[:, :, None] * rows
-        vectors[:, layout.sides] = np.hstack([weights, constant])
-    else:
-        vectors[:, layout.sides] = flat_term
-    vectors[:, layout.body] = rows.reshape(len(rows), -1)
-    vectors[:, layout.totals] = counts
-    return vectors
+        records["weights"] = source_weights(rows, spec)
+    return records
 
 
-def decode(vectors: NDArray[np.float32], layout: Layout) -> NDArray[np.float64]:
-    """Return the rows of k vectors, ``[k, m, b]``, bit for bit `Fingerprint.rows`.
+def decode(records: Records) -> NDArray[np.float64]:
+    """Return the rows of k records, ``[k, m, b]``, bit for bit `Fingerprint.rows`."""
+    rows: NDArray[np.float64] = records["counts"] / records["totals"][:, :, None].astype(np.float64)
+    return rows
 
-    The one exception are rows that a source's weights make meaningless: they come back uniform.
+
+def scale(records: Records) -> NDArray[np.float64]:
+    """Return what the counts of each feature are multiplied with to make a body, ``[k, m]``.
+
+    It is 0 where a record was blanked.
     """
-    k, m, b = len(vectors), layout.features, layout.bins
-    shares = vectors[:, layout.body].astype(np.float64).reshape(k, m, b)
-    totals = vectors[:, layout.totals].astype(np.float64)[:, :, None]  # [k, m, 1]
-    if layout.kind == "weighted":
-        weights = _kept_weights(vectors, layout)[:, :, None]  # [k, m, 1]
-        shares = np.divide(shares, weights, out=np.zeros_like(shares), where=weights > 0)
-        totals = np.where(weights > 0, totals, 0.0)
-    uniform = np.full_like(shares, 1.0 / b)
-    rows = np.divide(np.rint(shares * totals), totals, out=uniform, where=totals > 0)
-    return np.asarray(rows)
+    totals = records["totals"]
+    weights = records["weights"] if "weights" in (records.dtype.names or ()) else 1.0
+    out = np.zeros(totals.shape)
+    np.divide(weights, totals, out=out, where=totals > 0)
+    return out
 
 
-def source_weights(
-    rows: NDArray[np.float64], spec: Spec, vectors: NDArray[np.float32] | None = None
-) -> NDArray[np.float64]:
+def sides(records: Records, layout: Layout) -> NDArray[np.float64]:
+    """Return the coordinates that carry the constants, ``[k, m]`` or ``[k, m + 1]``.
+
+    They are centred: small numbers lose less to rounding.
+    """
+    flat_term = records["lse"] - np.log(layout.bins)  # [k, m]
+    if layout.kind == "rows":
+        return np.asarray(flat_term)
+    constant = np.einsum("km,km->k", records["weights"], flat_term)
+    return np.column_stack([records["weights"], constant])
+
+
+def source_weights(rows: NDArray[np.float64], spec: Spec) -> NDArray[np.float64]:
     """Return the weights of bKLD(large,source), ``[k, m]``: the share of each absolute mean.
 
     Parameters
@@ -166,8 +182,6 @@ def source_weights(
         Histograms, shape ``[k, m, b]``.
     spec
         Supplies the bins' centres.
-    vectors
-        What `rows` was decoded from, so that meaningless rows weigh nothing.
 
     Raises
     ------
@@ -175,16 +189,7 @@ def source_weights(
         If all means of a fingerprint are 0.
     """
     means = np.abs(feature_means(rows, spec))  # [k, m]
-    if vectors is not None:
-        layout = Layout("weighted", spec.width, spec.bins)
-        means = np.where(_kept_weights(vectors, layout) > 0, means, 0.0)
     total = means.sum(axis=1, keepdims=True)
     if (total == 0).any():
         raise FedprintError("all feature means of a fingerprint are 0: take an unweighted measure")
     return np.asarray(means / total)
-
-
-def _kept_weights(vectors: NDArray[np.float32], layout: Layout) -> NDArray[np.float64]:
-    start = layout.sides.start
-    weights = vectors[:, start : start + layout.features].astype(np.float64)
-    return np.where(weights > _NO_WEIGHT, weights, 0.0)

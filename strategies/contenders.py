@@ -6,52 +6,129 @@ with the unit roundoff *u* (Higham, *Accuracy and Stability of Numerical Algorit
 Whoever comes within that bound of the k-th best is a *contender*, and contenders are few.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.augmented import Layout, Records, scale, sides
 from strategies.retrieval import Question
 
-__all__ = ["CHUNK", "contenders", "scores", "slack"]
-
-FloatArray = NDArray[np.floating]
+__all__ = ["CHUNK", "Batch", "Factor", "Rows", "by_numpy", "contenders", "scores", "slack"]
 
 CHUNK = 4096
-"""Products that are summed in float32 at most; sums of such sums are taken in float64."""
+"""Products that are summed in float32 at most, or those of one feature if it has more bins; sums
+of such sums are taken in float64."""
 
+_ROWS = 256  # records that are multiplied at a time: with a chunk of their counts they fill a cache
 _U32, _U64 = 2.0**-24, 2.0**-53  # unit roundoffs
 _SAFETY = 1.01  # higher orders of u, and the rounding of the bound itself
 
 
-def scores(
-    vectors: NDArray[np.float32], asked: Sequence[Question], *, precise: bool = False
-) -> NDArray[np.float64]:
-    """Multiply sources with targets, in chunks; a higher score is nearer.
+Rows = NDArray[np.float32] | NDArray[np.float64]
+Factor = Callable[[Rows], Rows]
+"""Multiplies rows of a chunk, ``[k, c]``, with the questions' part of it, ``[c, T]``."""
+
+
+def by_numpy(weights: Rows) -> Factor:
+    """Return the factor that numpy multiplies with."""
+    return lambda rows: np.asarray(rows @ weights)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Questions side by side, as products take them.
 
     Parameters
     ----------
-    vectors
-        Of k sources, shape ``[k, layout.width]``.
-    asked
-        T questions of one layout.
-    precise
-        Multiply in float64: slower, with a far smaller `slack`.
+    layout
+        Of the sources' records.
+    step
+        Features of a chunk.
+    factors
+        A factor for each chunk of the bodies.
+    sides
+        float64 ``[m, T]`` or ``[m + 1, T]``.
+    dtype
+        Of the products: float64 is slower, with a far smaller `slack`.
+    """
+
+    layout: Layout
+    step: int
+    factors: Sequence[Factor]
+    sides: NDArray[np.float64]
+    dtype: np.dtype[np.float32] | np.dtype[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        asked: Sequence[Question],
+        *,
+        precise: bool = False,
+        factor: Callable[[Rows], Factor] = by_numpy,
+    ) -> Batch:
+        """Put T questions of one layout side by side.
+
+        Parameters
+        ----------
+        asked
+            The questions.
+        precise
+            Whether to multiply in float64.
+        factor
+            Makes a factor of float32 or float64 weights ``[c, T]``.
+        """
+        layout = asked[0].layout
+        dtype = np.dtype(np.float64) if precise else np.dtype(np.float32)
+        body: Rows = np.empty((asked[0].body.size, len(asked)), dtype)  # [m b, T]
+        for column, q in zip(body.T, asked, strict=True):
+            column[:] = q.body
+        step = max(1, CHUNK // layout.bins)
+        parts = range(0, len(body), step * layout.bins)
+        factors = [factor(body[i : i + step * layout.bins]) for i in parts]
+        return cls(layout, step, factors, np.stack([q.sides for q in asked], axis=1), dtype)
+
+
+def scores(records: Records, batch: Batch) -> NDArray[np.float64]:
+    """Multiply sources with targets; a higher score is nearer.
+
+    Parameters
+    ----------
+    records
+        Of k sources, in the batch's layout.
+    batch
+        T questions.
 
     Returns
     -------
     numpy.ndarray
         Shape ``[k, T]``.
     """
-    layout = asked[0].layout
-    kind = np.float64 if precise else np.float32
-    body: FloatArray = np.stack([q.body for q in asked], axis=1).astype(kind)  # [m b, T]
-    part: FloatArray = vectors[:, layout.body].astype(kind, copy=False)  # [k, m b]
-    sides = np.stack([q.sides for q in asked], axis=1)
-    out: NDArray[np.float64] = vectors[:, layout.sides].astype(np.float64) @ sides  # [k, T]
-    for i in range(0, len(body), CHUNK):
-        out += part[:, i : i + CHUNK] @ body[i : i + CHUNK]
+    out: NDArray[np.float64] = sides(records, batch.layout) @ batch.sides  # [k, T]
+    room: Rows = np.empty(_ROWS * batch.step * batch.layout.bins, batch.dtype)
+    for start in range(0, len(records), _ROWS):
+        part = slice(start, start + _ROWS)
+        out[part] += _bodies(records[part], batch, room)
     return out
+
+
+def _bodies(records: Records, batch: Batch, room: Rows) -> NDArray[np.float64]:
+    """Return the part of the scores that the bodies make, ``[k, T]``."""
+    counts, by = records["counts"], scale(records)  # [k, m, b], [k, m]
+    even = bool((by == by[:, :1]).all())  # then the sums can be scaled instead
+    out = np.zeros((len(records), batch.sides.shape[1]))
+    for i, multiply in enumerate(batch.factors):
+        features = slice(i * batch.step, (i + 1) * batch.step)
+        chunk = counts[:, features]  # [k, f, b]
+        rows = room[: chunk.size].reshape(chunk.shape)
+        np.copyto(rows, chunk, casting="same_kind")
+        if not even:
+            rows *= by[:, features, None].astype(rows.dtype)
+        out += multiply(rows.reshape(len(rows), -1))
+    return out * by[:, :1] if even else out
 
 
 def slack(
@@ -59,8 +136,8 @@ def slack(
 ) -> NDArray[np.float64]:
     """Bound how far scores may be from those of the exact fingerprints.
 
-    Vectors and the question are rounded once each, products and sums `terms` times at most. All
-    products of the bodies are positive, so their sum is the sum of their sizes.
+    Scales, bodies and the question are rounded once each, products and sums `terms` times at most.
+    All products of the bodies are positive, so their sum is the sum of their sizes.
 
     Parameters
     ----------
@@ -69,9 +146,10 @@ def slack(
     asked
         The question.
     terms
-        How many products the implementation sums in float32 in a row.
+        How many products the implementation sums in float32 in a row; those of one feature are
+        never parted.
     precise
-        Whether `scores` was precise.
+        Whether the batch was precise.
 
     Returns
     -------
@@ -80,9 +158,9 @@ def slack(
     """
     largest = _largest_sides(asked)
     size = np.abs(values) + 2 * largest  # of the bodies' products, and of the sides'
-    steps = 3 * _U32 + (asked.body.size * _U64 if precise else (terms + 3) * _U32)
-    sums = asked.layout.width * _U64  # the float64 sums, and those of the final distances
-    return np.asarray(_SAFETY * size * (steps + 4 * sums) + 1e-30)
+    steps = 0.0 if precise else (max(terms, asked.layout.bins) + 6) * _U32
+    sums = (asked.body.size + asked.sides.size + 8) * _U64  # and those of the final distances
+    return np.asarray(_SAFETY * size * (steps + 5 * sums) + 1e-30)
 
 
 def contenders(

@@ -9,27 +9,93 @@ site, its symmetric sum is a squared Euclidean distance between histograms,
 so that Ward, k-means and the subtraction of a known variance are exact on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import BadShape
-from strategies.bkld import bkld_matrix
 
 __all__ = [
+    "Overlap",
+    "below_edges",
     "cumulative",
     "debiased",
     "excess",
+    "feature_blocks",
+    "overlap",
     "per_sample",
+    "population_spread",
     "relative",
     "sampling_variance",
     "site_distances",
     "spread",
+    "spread_below",
     "symmetrised",
 ]
 
 FloatArray = NDArray[np.float64]
+
+_BLOCK_BYTES = 1 << 26  # of shares below edges: enough for BLAS, little beside the histograms
+
+
+class Overlap(NamedTuple):
+    r"""What all distances of distribution functions F on some edges are made of.
+
+    Attributes
+    ----------
+    products
+        Mean of :math:`F G` over the edges, shape ``[k, k]``.
+    means
+        Mean of F over the edges, shape ``[k]``.
+    """
+
+    products: FloatArray
+    means: FloatArray
+
+    @property
+    def squared(self) -> FloatArray:
+        r"""Cramer's distances :math:`\overline{2 (F - G)^2}`, ``[k, k]``, 0 on the diagonal."""
+        squares = np.diag(self.products)
+        return np.maximum(2.0 * (squares[:, None] + squares[None, :] - 2.0 * self.products), 0.0)
+
+    @property
+    def spread(self) -> FloatArray:
+        r"""How concentrated the histograms are not: :math:`\overline{2 F (1 - F)}`, ``[k]``."""
+        return np.asarray(2.0 * (self.means - np.diag(self.products)))
+
+    def among(self, indices: Sequence[int]) -> "Overlap":
+        """Return that of some of the histograms."""
+        return Overlap(self.products[np.ix_(indices, indices)], self.means[indices])
+
+
+def overlap(shares: Iterable[FloatArray]) -> Overlap:
+    """Multiply distribution functions, given a block of edges at a time: they never lie together.
+
+    Parameters
+    ----------
+    shares
+        Blocks ``[k, e]`` of the share below every edge, one row a histogram.
+    """
+    edges, products, sums = 0, np.zeros(()), np.zeros(())
+    for below in shares:
+        edges += below.shape[1]
+        products = products + below @ below.T  # [k, k] of one array: BLAS computes half of it
+        sums = sums + below.sum(axis=1)
+    return Overlap(products / edges, sums / edges)
+
+
+def spread_below(below: FloatArray) -> FloatArray:
+    r"""Return :math:`\overline{2 F (1 - F)}` of the shares ``[k, e]`` below edges, ``[k]``."""
+    squares = np.einsum("ke,ke->k", below, below) / below.shape[1]  # [k]
+    return np.asarray(2.0 * (below.mean(axis=1) - squares))
+
+
+def feature_blocks(k: int, m: int, bins: int) -> Iterator[slice]:
+    """Return slices of m features, as many at a time as keep k histograms of them small."""
+    step = max(1, _BLOCK_BYTES // (8 * max(1, k * bins)))
+    return (slice(start, start + step) for start in range(0, m, step))
 
 
 def excess(distances: FloatArray) -> FloatArray:
@@ -92,11 +158,20 @@ def cumulative(rows: FloatArray, edges: int = 100) -> FloatArray:
     numpy.ndarray
         Shape ``[k, m * e, 2]``, rows summing to 1.
     """
+    below = below_edges(rows, edges)  # [k, m * e]
+    return np.stack([below, 1.0 - below], axis=2)
+
+
+def below_edges(rows: FloatArray, edges: int = 100) -> FloatArray:
+    """Return the share of each histogram ``[k, m, b]`` below about so many edges, ``[k, m * e]``.
+
+    More bins than that are taken together.
+    """
     k, m, bins = rows.shape
     step = max(1, bins // edges)
     below = rows.cumsum(axis=2)[:, :, step - 1 : bins - 1 : step]  # [k, m, e]
-    below = np.clip(below, 0.0, 1.0).reshape(k, m * below.shape[2])  # rounding may leave 1 + 1e-16
-    return np.stack([below, 1.0 - below], axis=2)
+    below = np.clip(below, 0.0, 1.0)  # rounding may leave 1 + 1e-16
+    return np.asarray(below.reshape(k, m * below.shape[2]))
 
 
 def spread(rows: FloatArray, images: Sequence[int], draws: int | None = None) -> FloatArray:
@@ -122,8 +197,15 @@ def spread(rows: FloatArray, images: Sequence[int], draws: int | None = None) ->
         Mean over the features, shape ``[k]``.
     """
     concentration = np.einsum("kmb,kmb->k", rows, rows) / rows.shape[1]  # [k] mean of sum_b p^2
+    return population_spread(1.0 - concentration, images, draws)
+
+
+def population_spread(
+    spread: FloatArray, images: Sequence[int], draws: int | None = None
+) -> FloatArray:
+    """Return the spread of the populations behind histograms of this spread, see `spread`."""
     per_image, per_draw = _shares(images, draws)
-    return np.asarray((1.0 - concentration) / ((1.0 - per_image) * (1.0 - per_draw)))
+    return np.asarray(spread / ((1.0 - per_image) * (1.0 - per_draw)))
 
 
 def sampling_variance(
@@ -243,7 +325,7 @@ def site_distances(rows: FloatArray, images: Sequence[int], draws: int | None = 
     numpy.ndarray
         Shape ``[k, k]``; sites of one population scatter around 0.
     """
-    below = cumulative(rows)  # [k, m * e, 2]
-    squared = symmetrised(bkld_matrix(below, below))
-    unbiased = debiased(squared, sampling_variance(below, images, draws))
-    return relative(unbiased, spread(below, images, draws))
+    found = overlap(below_edges(rows[:, part]) for part in feature_blocks(*rows.shape))
+    spreads = population_spread(found.spread, images, draws)  # [k]
+    unbiased = debiased(found.squared, spreads * per_sample(images, draws))
+    return relative(unbiased, spreads)

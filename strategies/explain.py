@@ -101,20 +101,26 @@ def explain(
     dict of str to Explanation
         By site, sorted by name.
     """
-    home = {i: g for g in groups for i in g}
+    home = {i: n for n, g in enumerate(groups) for i in g}
+    members = [sorted(g) for g in groups]
+    labels = [sorted(names[j] for j in g) for g in groups]
+    means = [squared[:, g].mean(axis=1) for g in members]  # [groups][k]
+    by_name = np.argsort(np.argsort(np.array(names, dtype=object), kind="stable"))  # [k] ranks
     out: dict[str, Explanation] = {}
     for i in sorted(range(len(names)), key=lambda i: names[i]):
-        mates = set(home[i]) - {i}
+        mates = set(groups[home[i]]) - {i}
         own = _mean(squared, i, mates)
         # means, and names where means are equal, so that the wording is the same on every run
-        others = sorted(
-            (_mean(squared, i, set(g)), sorted(names[j] for j in g)) for g in groups if i not in g
+        following = min(
+            (
+                (_distance(float(means[n][i])), labels[n])
+                for n in range(len(groups))
+                if n != home[i]
+            ),
+            default=None,
         )
-        order = sorted(set(range(len(names))) - {i}, key=lambda j: (squared[i, j], names[j]))
-        near = [
-            Neighbour(names[j], _distance(float(squared[i, j])), j in mates) for j in order[:count]
-        ]
-        following = others[0] if others else None
+        order = [j for j in np.lexsort((by_name, squared[i]))[: count + 1] if j != i][:count]
+        near = [Neighbour(names[j], _distance(float(squared[i, j])), j in mates) for j in order]
         sure = None if confidence is None else float(confidence[i])
         reason = _reason(near, own, len(mates), following, cut, weighed=notes is not None)
         out[names[i]] = Explanation(

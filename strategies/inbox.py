@@ -23,6 +23,13 @@ T = TypeVar("T")
 OnReply = Callable[[int, Message], None]
 
 POLL_SECONDS = 0.2
+"""Longest time between two looks for replies."""
+
+SHARE = 0.1
+"""Looks follow each other after this share of the time since the question: a reply that comes soon
+lies there for a tenth of the time that it took, and one that takes long costs few looks."""
+
+LEAST_SECONDS = 0.005
 TEXT_LIMIT = 500  # of what a site says went wrong; it ends up in logs, reports and on terminals
 
 
@@ -47,7 +54,8 @@ def receive(
     """
     waiting = push(grid, messages)
     replies: dict[int, Message] = {}
-    deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+    sent = time.monotonic()
+    deadline = sent + (math.inf if timeout is None else timeout)
     while waiting:
         over = time.monotonic() >= deadline
         for node, reply in arrived(grid, waiting, every=over):
@@ -57,7 +65,8 @@ def receive(
         if over:
             break
         if waiting:
-            time.sleep(POLL_SECONDS)
+            pause = max(LEAST_SECONDS, SHARE * (time.monotonic() - sent))
+            time.sleep(min(POLL_SECONDS, pause))
     return replies
 
 

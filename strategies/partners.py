@@ -74,17 +74,23 @@ def partners(
             f"distances have shape {distances.shape}, but there are {len(names)} sources and "
             f"{len(goals)} targets"
         )
-    return {target: _ranked(distances[:, t], names, target, k) for t, target in enumerate(goals)}
+    by_name = np.argsort(np.argsort(np.array(names, dtype=object), kind="stable"))  # [S] ranks
+    return {
+        target: _ranked(distances[:, t], names, by_name, target, k)
+        for t, target in enumerate(goals)
+    }
 
 
 def _ranked(
-    column: NDArray[np.float64], names: Sequence[str], target: str, k: int
+    column: NDArray[np.float64],
+    names: Sequence[str],
+    by_name: NDArray[np.intp],
+    target: str,
+    k: int,
 ) -> list[Partner]:
-    candidates = [s for s, name in enumerate(names) if name != target]
-    ordered = sorted(candidates, key=lambda s: (column[s], names[s]))
-    values = column[ordered]  # ascending
-    nearer = np.searchsorted(values, values, side="left")  # how many are strictly nearer
+    ordered = [s for s in np.lexsort((by_name, column))[: k + 1] if names[s] != target][:k]
+    others = column[[name != target for name in names]]
     return [
-        Partner(names[s], i + 1, float(column[s]), float(1 - nearer[i] / len(ordered)))
-        for i, s in enumerate(ordered[:k])
+        Partner(names[s], i + 1, float(column[s]), float(1 - np.mean(others < column[s])))
+        for i, s in enumerate(ordered)
     ]

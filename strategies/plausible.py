@@ -5,14 +5,15 @@ place. Measured on 15 families of real images, with 1,280 features x 100 bins an
 ones: see the limits in `strategies.suspicion`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.fingerprint import Fingerprint
+from strategies.excess import Overlap, feature_blocks, overlap
 
-__all__ = ["far_from_all", "smooth", "spread_of"]
+__all__ = ["counted_below", "far_from_all", "smooth", "spread_of"]
 
 FloatArray = NDArray[np.float64]
 
@@ -63,7 +64,9 @@ def spread_of(fingerprint: Fingerprint) -> tuple[float, float]:
     return value, float(error)
 
 
-def far_from_all(fingerprints: Sequence[Fingerprint]) -> dict[str, tuple[float, float]]:
+def far_from_all(
+    fingerprints: Sequence[Fingerprint], found: Overlap | None = None
+) -> dict[str, tuple[float, float]]:
     r"""Return each site's distance to the nearest other one, and its standard error.
 
     :math:`\overline{2 (F - G)^2}` less the variance of the noise, over twice the median spread of
@@ -73,26 +76,35 @@ def far_from_all(fingerprints: Sequence[Fingerprint]) -> dict[str, tuple[float, 
     ----------
     fingerprints
         Of one spec; a pool of fewer than three has no "others" to be far from.
+    found
+        Of their `counted_below`, where that is at hand.
     """
     if len(fingerprints) < 3:
         return {}
-    parts = [_below(f) for f in fingerprints]
-    flat = np.stack([below.ravel() for below, _ in parts])  # [k, m * (b - 1)]
-    noise = np.array([float(variance.mean()) for _, variance in parts])  # [k]
-    gram = flat @ flat.T
-    squares = np.diag(gram)
-    apart = 2.0 * (squares[:, None] + squares[None, :] - 2.0 * gram) / flat.shape[1]  # [k, k]
-    apart -= 2.0 * (noise[:, None] + noise[None, :])
+    m = len(fingerprints[0].counts)
+    found = found or overlap(counted_below(fingerprints))
+    noise = np.array([float(_noise(f).mean()) for f in fingerprints])  # [k]
+    apart = found.squared - 2.0 * (noise[:, None] + noise[None, :])  # [k, k]
     np.fill_diagonal(apart, np.inf)
-    scale = 2.0 * max(float(np.median([spread_of(f)[0] for f in fingerprints])), 1e-9)
+    # 2 F (1 - F) falls by twice the variance of the noise
+    scale = 2.0 * max(float(np.median(found.spread + 2.0 * noise)), 1e-9)
     nearest = apart.argmin(axis=1)  # [k]
-    widths = len(parts[0][0])
     result = {}
     for i, j in enumerate(nearest):
-        doubt = 2.0 * (noise[i] + noise[j]) / np.sqrt(widths)
-        doubt += 2.0 * np.sqrt(2.0 * (noise[i] + noise[j]) * max(apart[i, j], 0.0) / widths)
+        doubt = 2.0 * (noise[i] + noise[j]) / np.sqrt(m)
+        doubt += 2.0 * np.sqrt(2.0 * (noise[i] + noise[j]) * max(apart[i, j], 0.0) / m)
         result[fingerprints[i].site] = (float(apart[i, j]) / scale, float(doubt) / scale)
     return result
+
+
+def counted_below(fingerprints: Sequence[Fingerprint]) -> Iterator[FloatArray]:
+    """Yield the shares of k fingerprints below every inner edge, in blocks ``[k, e]``."""
+    k, (m, bins) = len(fingerprints), fingerprints[0].counts.shape
+    views = np.array([_views(f) for f in fingerprints])  # [k]
+    for part in feature_blocks(k, m, bins):
+        counts = np.stack([f.counts[part] for f in fingerprints])  # [k, part, b]
+        below = counts.cumsum(axis=2, dtype=np.float64)[:, :, :-1].reshape(k, -1)
+        yield below / views[:, None]
 
 
 def _below(fingerprint: Fingerprint) -> tuple[FloatArray, FloatArray]:
@@ -102,8 +114,13 @@ def _below(fingerprint: Fingerprint) -> tuple[FloatArray, FloatArray]:
     """
     views = _views(fingerprint)
     below = fingerprint.counts.cumsum(axis=1, dtype=np.float64)[:, :-1] / views
-    edges = np.arange(1, fingerprint.counts.shape[1])
-    return below, np.asarray(edges * (fingerprint.sigma / views) ** 2, dtype=np.float64)
+    return below, _noise(fingerprint)
+
+
+def _noise(fingerprint: Fingerprint) -> FloatArray:
+    """Return the variance of the noise in the share below every inner edge, ``[b - 1]``."""
+    edges = np.arange(1, fingerprint.counts.shape[1], dtype=np.float64)
+    return np.asarray(edges * (fingerprint.sigma / _views(fingerprint)) ** 2)
 
 
 def _views(fingerprint: Fingerprint) -> float:

@@ -1,6 +1,6 @@
 """Exact nearest fingerprints: what is asked, what is answered, and the exact distance.
 
-A target becomes a `Question`, which sources' vectors are multiplied with. An `Index` finds who can
+A target becomes a `Question`, which sources' records are multiplied with. An `Index` finds who can
 be among the k best (`strategies.contenders`); those few are ordered by their float64 distances.
 """
 
@@ -15,8 +15,8 @@ from scipy.special import softmax
 from protocol.errors import ConfigError
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
-from strategies.augmented import Layout, decode, layout_for, source_weights
-from strategies.bkld import log_normaliser, negative_entropy
+from strategies.augmented import Layout, Records, decode, layout_for
+from strategies.bkld import negative_entropy
 from strategies.measures import feature_means, stack
 
 TIE = 4e-15
@@ -32,20 +32,20 @@ class Question:
     Parameters
     ----------
     layout
-        Of the sources' vectors.
-    spec
-        Of the target and the sources.
+        Of the sources' records.
     rows
         The target's histograms, float64 ``[m, b]``.
+    entropy
+        Their negative entropies, float64 ``[m]``.
     weights
         Of the features, float64 ``[m]``, sum 1; None where each source has its own.
     body, sides
-        What the parts of a source's vector are multiplied with, float64.
+        What the parts of a source are multiplied with, float64, see `strategies.augmented`.
     """
 
     layout: Layout
-    spec: Spec
     rows: NDArray[np.float64]
+    entropy: NDArray[np.float64]
     weights: NDArray[np.float64] | None
     body: NDArray[np.float64]
     sides: NDArray[np.float64]
@@ -101,32 +101,30 @@ def question(target: Fingerprint, spec: Spec, measure: str) -> Question:
     """
     layout = layout_for(measure, spec)
     rows = stack([target], spec)  # [1, m, b]
+    entropy = negative_entropy(rows)[0]  # [m]
     if layout.kind == "weighted":
         # the weights of a source add up to 1, so a constant moves all distances alike: centred
-        entropy = negative_entropy(rows)[0]
-        entropy = entropy - (entropy.max() + entropy.min()) / 2  # [m]
-        sides = np.append(-entropy, -1.0)
-        return Question(layout, spec, rows[0], None, rows.ravel(), sides)
+        sides = np.append((entropy.max() + entropy.min()) / 2 - entropy, -1.0)
+        return Question(layout, rows[0], entropy, None, rows.ravel(), sides)
     if measure == "bkld-small-target":
         weights = np.asarray(softmax(feature_means(rows, spec)[0]))
     else:
         weights = np.full(layout.features, 1.0 / layout.features)
     weights = weights / weights.sum()
     body = (weights[:, None] * rows[0]).ravel()
-    return Question(layout, spec, rows[0], weights, body, -weights)
+    return Question(layout, rows[0], entropy, weights, body, -weights)
 
 
-def distances(vectors: NDArray[np.float32], asked: Question) -> NDArray[np.float64]:
+def distances(records: Records, asked: Question) -> NDArray[np.float64]:
     """Return the target's distance from k sources, ``[k]``, in float64 from the exact counts.
 
     Each is summed on its own, so that equal fingerprints get equal distances wherever they stand.
     """
-    rows = decode(vectors, asked.layout)  # [k, m, b]
-    terms = negative_entropy(asked.rows[None]) + log_normaliser(rows)  # [k, m]
-    terms -= (rows * asked.rows).sum(axis=2)
-    if asked.weights is None:
-        return np.asarray((source_weights(rows, asked.spec, vectors) * terms).sum(axis=1))
-    return np.asarray((asked.weights * terms).sum(axis=1))
+    rows = decode(records)  # [k, m, b]
+    rows *= asked.rows
+    terms = asked.entropy + records["lse"] - rows.sum(axis=2)  # [k, m]
+    weights = records["weights"] if asked.weights is None else asked.weights
+    return np.asarray((weights * terms).sum(axis=1))
 
 
 def ranked(ids: Sequence[str], exact: NDArray[np.float64], k: int, candidates: int) -> Nearest:

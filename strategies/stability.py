@@ -5,9 +5,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.bkld import bkld_matrix
 from strategies.dendrogram import Partition
-from strategies.excess import cumulative, debiased, relative, sampling_variance, spread, symmetrised
+from strategies.excess import (
+    below_edges,
+    debiased,
+    overlap,
+    per_sample,
+    population_spread,
+    relative,
+    spread_below,
+)
 
 __all__ = ["resample", "stability", "together"]
 
@@ -60,11 +67,12 @@ def stability(
         keep = np.sort(rng.permutation(rows.shape[1])[:_FEATURES])
         kept = rows[:, keep]  # [k, m', b]
         again = resample(kept, images, rng)
-        old, new = cumulative(kept), cumulative(again)  # [k, m' * e, 2]
+        new = overlap([below_edges(again)])
+        old = population_spread(spread_below(below_edges(kept)), images, sampling_draws)  # [k]
         # the first sampling and the second one both scatter
-        variance = sampling_variance(old, images, sampling_draws) + sampling_variance(new, images)
-        squared = debiased(symmetrised(bkld_matrix(new, new)), variance)
-        found = find(relative(squared, spread(old, images, sampling_draws)))
+        variance = old * per_sample(images, sampling_draws)
+        variance += population_spread(new.spread, images) * per_sample(images)
+        found = find(relative(debiased(new.squared, variance), old))
         now = together(found, len(rows))
         total += (member & now).sum(axis=1) / (member | now).sum(axis=1)
     return [float(value) for value in total / draws]

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from strategies.copies import shared_noise, shared_sample
 from strategies.declared_noise import impossible_counts, too_little_noise, too_much_noise
-from strategies.measures import stack
-from strategies.plausible import far_from_all, smooth, spread_of
+from strategies.excess import Overlap, overlap
+from strategies.measures import require_one_spec
+from strategies.plausible import counted_below, far_from_all, smooth, spread_of
 
 __all__ = ["CERTAIN", "LEVEL", "Suspicion", "suspicions"]
 
@@ -84,21 +87,22 @@ def suspicions(fingerprints: Sequence[Fingerprint], spec: Spec) -> list[Suspicio
     """
     if not fingerprints:
         return []
-    stack(fingerprints, spec)  # all of one spec and shape
+    require_one_spec(fingerprints, spec)
+    found = overlap(counted_below(fingerprints))
     looks: Sequence[Callable[[Sequence[Fingerprint], Spec], Iterator[Suspicion]]] = (
         _noise,
         _impossible,
-        _duplicates,
+        partial(_duplicates, found=found),
         _smooth,
-        _spread,
-        _far,
+        partial(_spread, found=found),
+        partial(_far, found=found),
         _size,
     )
-    found: dict[tuple[str, str], Suspicion] = {}
+    worst: dict[tuple[str, str], Suspicion] = {}
     everything = (suspicion for look in looks for suspicion in look(fingerprints, spec))
     for suspicion in sorted(everything, key=lambda s: (not s.certain, s.message)):
-        found.setdefault((suspicion.site, suspicion.kind), suspicion)
-    return [found[key] for key in sorted(found)]
+        worst.setdefault((suspicion.site, suspicion.kind), suspicion)
+    return [worst[key] for key in sorted(worst)]
 
 
 def _noise(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
@@ -134,19 +138,32 @@ def _impossible(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Sus
             )
 
 
-def _duplicates(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+def _duplicates(
+    fingerprints: Sequence[Fingerprint], spec: Spec, found: Overlap
+) -> Iterator[Suspicion]:
     """Look for two sites that released the same noise, or the same images."""
-    pairs = [(f, g) for i, f in enumerate(fingerprints) for g in fingerprints[:i]]
-    for f, g in pairs:
-        if (f.sigma > 0) != (g.sigma > 0):
-            continue  # the rows of one add up to n and those of the other do not
-        noised = f.sigma > 0
-        chance = shared_noise(f, g) if noised else shared_sample(f, g, spec.sampling.draws)
-        chance = _over_pool(chance, len(pairs))
-        if chance >= LEVEL:
-            continue
-        what = "the same noise" if noised else "counts of the same images"
-        for site, other in ((f.site, g.site), (g.site, f.site)):
+    pairs = len(fingerprints) * (len(fingerprints) - 1) // 2
+    # the rows of a plain one add up to n and those of a noised one do not: none copied the other
+    indices = [i for i, f in enumerate(fingerprints) if f.sigma == 0]
+    plain = [fingerprints[i] for i in indices]
+    noised = [f for f in fingerprints if f.sigma > 0]
+    if len(plain) > 1:
+        chances = shared_sample(plain, spec.sampling.draws, found.among(indices))
+        yield from _copies(plain, chances, pairs, "counts of the same images")
+    if len(noised) > 1:
+        yield from _copies(noised, shared_noise(noised), pairs, "the same noise")
+
+
+def _copies(
+    fingerprints: Sequence[Fingerprint], chances: NDArray[np.float64], pairs: int, what: str
+) -> Iterator[Suspicion]:
+    """Name both sites of every pair that chance ``[k, k]`` does not explain."""
+    for i, j in np.argwhere(np.triu(chances * max(pairs, 1) * _FAMILIES < LEVEL, 1)):
+        chance = _over_pool(float(chances[i, j]), pairs)
+        for site, other in (
+            (fingerprints[i].site, fingerprints[j].site),
+            (fingerprints[j].site, fingerprints[i].site),
+        ):
             yield Suspicion(
                 site,
                 "duplicate",
@@ -168,10 +185,10 @@ def _smooth(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspici
             )
 
 
-def _spread(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
+def _spread(fingerprints: Sequence[Fingerprint], spec: Spec, found: Overlap) -> Iterator[Suspicion]:
     even = (spec.bins + 1) / (3 * spec.bins)  # the spread where every bin holds as many
-    for f in fingerprints:
-        value, error = spread_of(f)
+    for f, plain in zip(fingerprints, found.spread, strict=True):
+        value, error = spread_of(f) if f.sigma > 0 else (float(plain), 0.0)
         if value + _ERRORS * error < _ALIKE:
             yield Suspicion(
                 f.site,
@@ -190,8 +207,8 @@ def _spread(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspici
             )
 
 
-def _far(fingerprints: Sequence[Fingerprint], spec: Spec) -> Iterator[Suspicion]:
-    for site, (value, error) in far_from_all(fingerprints).items():
+def _far(fingerprints: Sequence[Fingerprint], spec: Spec, found: Overlap) -> Iterator[Suspicion]:
+    for site, (value, error) in far_from_all(fingerprints, found).items():
         if value - error > _FAR:
             yield Suspicion(
                 site,

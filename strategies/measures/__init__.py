@@ -12,6 +12,7 @@ from strategies.measures.base import (
     get,
     register,
     released,
+    require_one_spec,
     rows_of,
     stack,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "register",
     "released",
     "require",
+    "require_one_spec",
     "rows_of",
     "same_spec",
     "stack",

@@ -245,6 +245,12 @@ def stack(fingerprints: Sequence[Fingerprint], spec: Spec) -> FloatArray:
     SpecMismatch
         If one was made by another spec.
     """
+    require_one_spec(fingerprints, spec)
+    return np.stack([fingerprint.rows for fingerprint in fingerprints])  # [k, m, b]
+
+
+def require_one_spec(fingerprints: Sequence[Fingerprint], spec: Spec) -> None:
+    """Raise unless there are fingerprints, all made by the spec; see `stack`."""
     if not fingerprints:
         raise FedprintError("there are no fingerprints to compare: give at least one")
     digest = spec.digest
@@ -260,7 +266,6 @@ def stack(fingerprints: Sequence[Fingerprint], spec: Spec) -> FloatArray:
                 f"fingerprint of {fingerprint.site} has shape {fingerprint.counts.shape}, but spec "
                 f"{spec.name} says {spec.width} features x {spec.bins} bins"
             )
-    return np.stack([fingerprint.rows for fingerprint in fingerprints])  # [k, m, b]
 
 
 def feature_means(rows: FloatArray, spec: Spec) -> FloatArray:

@@ -95,9 +95,13 @@ def same_spec(*tasks: Task) -> Spec:
 def both_rows(
     sources: Sequence[Task], targets: Sequence[Task]
 ) -> tuple[FloatArray, FloatArray, Spec]:
-    """Return the histograms ``[S, m, b]`` and ``[T, m, b]`` of both sides and their one spec."""
+    """Return the histograms ``[S, m, b]`` and ``[T, m, b]`` of both sides and their one spec.
+
+    Where both sides are the same, so are the arrays: they need not lie in memory twice.
+    """
     own, spec = rows_of(sources)
-    others, _ = rows_of(targets)
+    same = list(map(id, sources)) == list(map(id, targets))
+    others = own if same else rows_of(targets)[0]
     same_spec(*sources, *targets)
     return own, others, spec
 

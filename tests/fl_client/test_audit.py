@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from fixtures_noise import drawn
 from fixtures_sites import tiny_spec, write_classes, write_manifest
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
@@ -51,7 +52,7 @@ class Intact(SiteMechanism):
 class NoiseHalved(Intact):
     def release(self, counts: Counts) -> Counts:
         assert self.privacy.sigma
-        return noised(counts, self.privacy.sigma / 2)
+        return drawn(counts, self.privacy.sigma / 2)
 
 
 class CountedTwice(Intact):
@@ -69,7 +70,7 @@ class GateHalves(Intact):
 
     def answers(self, queries: int) -> Counts:
         assert self.privacy.sigma
-        return np.stack([noised(self.exact(), self.privacy.sigma / 2)] * queries)
+        return np.stack([drawn(self.exact(), self.privacy.sigma / 2)] * queries)
 
 
 def declared(rho: float, cap: int = 1) -> Privacy:
@@ -125,7 +126,7 @@ def attack(
 
 @pytest.mark.parametrize("kind", [NoiseHalved, CountedTwice, NoiseRedrawn])
 def test_a_broken_mechanism_is_caught_every_time(
-    kind: type[Intact], site: Site, spec: Spec, counted: Counted, few_others: None
+    kind: type[Intact], site: Site, spec: Spec, counted: Counted, few_others: None, fast_noise: None
 ) -> None:
     for number in range(20):
         rho = RHOS[2 + number % 3]  # the smaller, the more games are needed
@@ -138,7 +139,7 @@ def test_a_broken_mechanism_is_caught_every_time(
 
 
 def test_an_intact_mechanism_never_fails(
-    site: Site, spec: Spec, counted: Counted, few_others: None
+    site: Site, spec: Spec, counted: Counted, few_others: None, fast_noise: None
 ) -> None:
     for number in range(20):
         result = attack(Intact, site, spec, counted, RHOS[number % len(RHOS)], games=4000)
@@ -148,6 +149,12 @@ def test_an_intact_mechanism_never_fails(
         assert result.bounds.epsilon_gaussian < (result.privacy.epsilon or 0)
         assert abs(result.worst.auc - result.limits.auc) < 0.04
         assert result.realistic.auc < result.limits.auc + 0.03
+
+
+@pytest.fixture
+def fast_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the noise of millions of games from its table; the audits of the command do not."""
+    monkeypatch.setattr("fl_client.audit_mechanism.noised", drawn)
 
 
 @pytest.fixture
@@ -162,7 +169,7 @@ def few_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gate_that_adds_less_noise_is_caught(
-    site: Site, spec: Spec, counted: Counted, few_others: None
+    site: Site, spec: Spec, counted: Counted, few_others: None, fast_noise: None
 ) -> None:
     for _ in range(20):
         result = attack(GateHalves, site, spec, counted, 0.125, games=1000)

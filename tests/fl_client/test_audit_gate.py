@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from fixtures_noise import drawn
 from numpy.typing import NDArray
 
 from fl_client.audit_gate import STATES, TESTS, ask
@@ -110,7 +111,7 @@ def test_intact_noise_fails_no_more_often_than_promised(monkeypatch: pytest.Monk
     monkeypatch.setattr("fl_client.audit_gate.NOISE_ALARM", alarm)
     for number in range(200):
         rng = np.random.default_rng(number)
-        wrong += bool(ask(Gate(intact), EXACT, IMAGES, SIGMA, rng).wrong)
+        wrong += bool(ask(Gate(lambda c: drawn(c, SIGMA)), EXACT, IMAGES, SIGMA, rng).wrong)
     assert wrong < 200 * alarm + 4 * np.sqrt(200 * alarm)
     assert TESTS == 5
 

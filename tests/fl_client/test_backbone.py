@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from fl_client.backbone import create_model, load_backbone, weights_digest
 from fl_client.device import choose_device
 from fl_client.folding import fold_batch_norm
+from fl_client.fusing import FusedConv, fuse
 from protocol.errors import ConfigError, WeightsError
 from protocol.spec import Preprocess, Spec, Weights, load_spec
 
@@ -106,6 +107,44 @@ def test_folding_keeps_the_function(name: str) -> None:
         return sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
 
     assert norms(folded) < norms(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "clipped"), [("resnet10t", 7), ("tf_efficientnet_lite0", 33), ("densenet121", 1)]
+)
+def test_fusing_keeps_every_bit_or_nearly(name: str, clipped: int) -> None:
+    torch.manual_seed(0)
+    folded = fold_batch_norm(timm.create_model(name, num_classes=0).eval())
+    fused = fuse(folded, 64)
+    found = [module for module in fused.modules() if isinstance(module, FusedConv)]
+    assert sum(conv._activation[0] != "none" for conv in found) >= clipped
+    inputs = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected, answer = folded(inputs), fused(inputs)
+    assert float((answer - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+def test_what_cannot_be_fused_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Twice(torch.nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.conv, self.act, self.by = torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), by
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found = self.conv(images)
+            return self.act(found) + self.by * found  # the activation is not all that reads it
+
+    model, images = Twice(0.5).eval(), torch.randn(1, 3, 8, 8)
+    fused = fuse(model, 8)
+    assert isinstance(fused.conv, FusedConv)
+    assert isinstance(fused.act, torch.nn.ReLU)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(images), model(images))
+    with monkeypatch.context() as patch:  # a PyTorch whose call does something else
+        patch.setattr(FusedConv, "forward", lambda self, inputs: self.conv(inputs) + 1)
+        assert fuse(model, 8) is model
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert fuse(model, 8) is model
 
 
 def test_devices() -> None:

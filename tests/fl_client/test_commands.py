@@ -57,6 +57,9 @@ def test_fingerprint(tmp_path: Path, spec_file: Path, own_configuration: Path) -
     result = run("fingerprint", north, *options, "--json", report)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("north: 5 images, spec tiny, ")
+    assert re.search(r"^(the network|decoding) was the limit \(\d+ images/s; ", result.stdout, re.M)
+    stages = json.loads(report.read_text())["stages"]
+    assert stages.keys() == {"rates", "shares", "workers", "cores", "device"}
     key = tmp_path / "key.pem"
     save_private_key(key, generate_key())
     assert run("fingerprint", south, *options, "--name", "south", "--key", key).exit_code == 0

@@ -4,6 +4,8 @@ import hashlib
 import shutil
 import tracemalloc
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,14 @@ from fixtures_sites import picture, projected, tiny_spec, write_classes
 from PIL import Image
 from torchvision.transforms import v2
 
-import fl_client.extract as module
 from fl_client.backbone import load_backbone
 from fl_client.extract import extract
 from fl_client.features import cached_features
 from fl_client.images import make_views, pixel_digest
 from fl_client.site import ImageItem, read_site
+from fl_client.stages import Clock, Stages
+from fl_client.streams import Normalised, by_batches, by_workers
+from fl_client.viewing import order_views
 from protocol.errors import ConfigError, DataError
 from protocol.spec import Sampling, Spec
 
@@ -118,18 +122,63 @@ def test_views(spec: Spec) -> None:
 def test_every_image_is_drawn_about_equally_often(spec: Spec, tmp_path: Path) -> None:
     sampling = DRAWS.model_copy(update={"draws": 4000})
     images = items_of(write_classes(tmp_path, {"a": 8}))
-    with module.ThreadPoolExecutor(2) as pool:
-        order = module._order(images, sampling, pool)
-    assert sorted(draw for _, draws in order for draw in draws) == list(range(4000))
-    drawn = np.bincount([index for index, draws in order for _ in draws], minlength=8)
+    with ThreadPoolExecutor(2) as pool:
+        order = order_views(images, sampling, pool)
+    assert sorted(draw for _, draw in order) == list(range(4000))
+    drawn = np.bincount([index for index, _ in order], minlength=8)
     assert np.all(np.abs(drawn - 500) < 5 * 500**0.5)
-    assert max(len(draws) for _, draws in order) == module.VIEWS  # so much is in memory at most
+    changes = sum(one != other for (one, _), (other, _) in pairwise(order))
+    assert changes == 7  # draws of one image follow one another: it is decoded once a few views
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), DRAWS], ids=["each-once", "with-replacement"])
+@pytest.mark.parametrize("size", [1, 8, 11, 64])
+def test_the_way_of_a_gpu_gives_the_same_features(
+    folder: Path, spec: Spec, sampling: Sampling, size: int
+) -> None:
+    chosen = spec.model_copy(update={"sampling": sampling})
+    images, device = items_of(folder) * 3, torch.device("cpu")
+    network = Normalised(load_backbone(spec), chosen, device)
+    with ThreadPoolExecutor(3) as pool:
+        order = order_views(images, sampling, pool)
+        one = list(by_workers(network, images, chosen, order, pool, 3, Clock(device)))
+        clock = Clock(device)
+        other = list(by_batches(network, images, chosen, order, pool, size, device, clock))
+    assert [view for views, _ in one for view in views] == order
+    assert [view for views, _ in other for view in views] == order
+    assert [len(views) for views, _ in other[:-1]] == [size] * (len(other) - 1)
+    assert [len(values) for _, values in other] == [len(views) for views, _ in other]
+    found, expected = (torch.cat([values for _, values in each]) for each in (other, one))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert clock.seconds().keys() == {"decoding", "transfer", "network"}
+
+
+def test_a_damaged_image_ends_the_way_of_a_gpu(folder: Path, tmp_path: Path, spec: Spec) -> None:
+    (tmp_path / "x.png").write_bytes(b"no image")
+    images = [*items_of(folder), ImageItem(tmp_path / "x.png", 0, "x")]
+    device, order = torch.device("cpu"), [(index, 0) for index in range(len(images))]
+    network = Normalised(load_backbone(spec), spec, device)
+    with (
+        ThreadPoolExecutor(2) as pool,
+        pytest.raises(DataError, match=r"x\.png cannot be read"),
+    ):
+        list(by_batches(network, images, spec, order, pool, 4, device, Clock(device)))
+
+
+def test_threads_are_given_back_and_stages_told(folder: Path, spec: Spec) -> None:
+    before, told = torch.get_num_threads(), list[Stages]()
+    result = extract(items_of(folder), spec, device="cpu", workers=2, tell=told.append)
+    assert torch.get_num_threads() == before
+    assert told == [result.stages]
+    assert result.stages.workers == 2
+    assert result.stages.rates.keys() == {"decoding", "network", "histogram"}
+    assert all(0 < share < 1.5 for share in result.stages.shares.values())
 
 
 def test_memory_does_not_grow_with_the_number_of_images(
     monkeypatch: pytest.MonkeyPatch, folder: Path, spec: Spec
 ) -> None:
-    monkeypatch.setattr(module, "forward", lambda m, b, s, d: torch.zeros(len(b), 512))
+    monkeypatch.setattr(Normalised, "__call__", lambda self, views: torch.zeros(len(views), 512))
     peaks = []
     for copies in (10, 60):
         images = items_of(folder) * copies

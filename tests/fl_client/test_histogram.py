@@ -109,3 +109,15 @@ def test_not_finite(bad: float) -> None:
     counter.add(torch.tensor([[0.5, 0.5]]))
     with pytest.raises(DataError, match=r"^the backbone gave NaN or infinite features: check"):
         counter.counts()
+
+
+@pytest.mark.parametrize("images", [1, 63, 64, 65, 300])
+def test_all_at_once_or_in_parts(images: int) -> None:
+    values = np.random.default_rng(images).normal(size=(images, 7)).astype(np.float32)
+    spec = spec_of(np.full(7, -1.0), np.full(7, 1.0), 16)
+    whole, parts = BinCounter(spec, CPU), BinCounter(spec, CPU)
+    whole.add(torch.from_numpy(values))
+    for part in np.array_split(values, 5):
+        parts.add(torch.from_numpy(part))
+    assert np.array_equal(whole.counts(), parts.counts())
+    assert (whole.counts().sum(axis=1) == images).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,13 @@ from fixtures_sites import write_classes
 from flwr.app import Context, RecordDict
 
 from fl_client import node
-from fl_client.node import current_site, node_name, site_recipient, site_signer
+from fl_client.node import (
+    current_site,
+    list_site_folders,
+    node_name,
+    site_recipient,
+    site_signer,
+)
 from protocol.errors import ConfigError, DataError
 from protocol.files import sha256_hex
 from protocol.keys import PASSPHRASE, generate_key, public_pem, save_private_key
@@ -53,6 +60,23 @@ def test_a_simulated_key_lasts_as_long_as_the_context() -> None:
     one, other = context(partition_id=0), context(partition_id=1)
     ids = [site_signer(c).public_key.keyid for c in (one, one, other)]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_site_folders_are_listed_once_until_one_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    for name in ("b", "a", ".hidden"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").touch()
+    for _ in range(3):
+        assert [path.name for path in list_site_folders(tmp_path)] == ["a", "b"]
+    assert listed == [tmp_path]
+    (tmp_path / "c").mkdir()
+    os.utime(tmp_path, ns=(0, 0))  # a coarse clock must not decide this test
+    assert [path.name for path in list_site_folders(tmp_path)] == ["a", "b", "c"]
+    assert len(listed) == 2
 
 
 def test_sites_are_dealt_out_by_name(tmp_path: Path) -> None:

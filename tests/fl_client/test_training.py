@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
 from fl_client.model import Adapter, SiteModel, class_weights
-from fl_client.training import TrainData, evaluate, feature_data, fit
+from fl_client.training import TrainData, batches, evaluate, feature_data, fit, quiet_trainer
 from protocol.sharing import HIDDEN, Arrays, initial_adapter, initial_rows
 
 CLASSES = ("a", "b", "c")
@@ -66,6 +67,57 @@ def test_the_same_seed_gives_the_same_model_and_another_another() -> None:
     first, again, other = after_fit(1), after_fit(1), after_fit(2)
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not all(np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_a_fit_is_what_lightning_does_by_itself() -> None:
+    data = blobs()
+    model = model_for(data)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.Subset(data.train, data.splits["train"].tolist()),
+        8,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(1),
+    )
+    pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(model, loader)
+    expected, found = model.arrays(), after_fit(1)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_trainers_share_nothing_that_training_changes() -> None:
+    first, second = (quiet_trainer(epochs, torch.device("cpu")) for epochs in (1, 3))
+    data = blobs()
+    model = model_for(data)
+    loader = batches(data.train, data.splits["train"], 8)
+    second.fit(model, loader)
+    assert (first.max_epochs, first.current_epoch, first.global_step) == (1, 0, 0)
+    assert (second.max_epochs, second.current_epoch) == (3, 3)
+    assert quiet_trainer(2, torch.device("cpu")).global_step == 0
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_batches_are_those_of_the_items_one_by_one(shuffled: bool) -> None:
+    data, rows = blobs(), np.array([5, 3, 3, 80, 41, 0, 7])
+    generators = [torch.Generator().manual_seed(4) if shuffled else None for _ in range(2)]
+    expected = torch.utils.data.DataLoader(
+        torch.utils.data.Subset(data.train, rows.tolist()),
+        3,
+        shuffle=shuffled,
+        generator=generators[0],
+    )
+    found = list(batches(data.train, rows, 3, generators[1]))
+    assert len(found) == 3
+    for (x, y), (inputs, labels) in zip(found, expected, strict=True):
+        assert torch.equal(x, inputs)
+        assert torch.equal(y, labels)
 
 
 def test_the_rate_is_found_and_leaves_nothing_behind(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_server.deployment import Deployment
+from fl_server.following import COMPLETED, await_end
 from fl_server.progress import read_status
 from tests.conftest import digits, patches, write_subfolders
 from tests.fl_server.deploying import add_plain_site, events, faulty_app
@@ -105,6 +106,11 @@ class Day:
         time.sleep(2)
         site.kill()
         site.start()
+
+    def finish(self, run_id: str) -> None:
+        """Wait for the end of a run; asking Flower for it all the time would take a core."""
+        self.wait("the end", lambda s: s.get("state") in ("finished", "failed"), 600)
+        assert await_end(self.deployment.connection, run_id, 120) == COMPLETED
 
     def plan(self) -> None:
         """Run once more, with plans, in which one site takes no part."""

@@ -5,16 +5,17 @@ So is a site that comes later.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from fl_client.extract import extract
-from fl_client.site import read_site
+from fl_client.histogram import BinCounter
+from fl_client.site import Site, read_site
 from fl_server.decisions import decide
 from fl_server.demo_data import write_demo_sites
 from protocol.fingerprint import Fingerprint
@@ -31,19 +32,33 @@ SPEC = load_spec("lite0-100")
 def federations(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[tuple[list[Fingerprint], dict[str, str]]]:
-    """Fingerprints and tasks of the demo's sites, one federation a seed."""
-    return [_federation(tmp_path_factory.mktemp(f"seed{seed}"), seed) for seed in SEEDS]
+    """Fingerprints and tasks of the demo's sites, one federation a seed.
+
+    The seeds draw from the same pools: an image of several of them goes through the network once.
+    """
+    folder = tmp_path_factory.mktemp("demo")
+    drawn = [
+        [read_site(path) for path in write_demo_sites(folder / str(seed), seed=seed)]
+        for seed in SEEDS
+    ]
+    items = {item.content_digest(): item for sites in drawn for s in sites for item in s.images}
+    found = extract(list(items.values()), SPEC, device="cpu", want_features=True).features
+    assert found is not None
+    features = dict(zip(items, found, strict=True))
+    smallest = min(drawn[0], key=lambda site: len(site.images))
+    counts = extract(smallest.images, SPEC, device="cpu").counts
+    np.testing.assert_array_equal(_fingerprint(smallest, features).counts, counts)
+    return [
+        ([_fingerprint(site, features) for site in sites], {s.name: s.card.name for s in sites})
+        for sites in drawn
+    ]
 
 
-def _federation(folder: Path, seed: int) -> tuple[list[Fingerprint], dict[str, str]]:
-    fingerprints, tasks = [], {}
-    for path in write_demo_sites(folder, seed=seed):
-        site = read_site(path)
-        counts = extract(site.images, SPEC, device="cpu").counts
-        assert counts is not None
-        fingerprints.append(Fingerprint(site.name, counts, SPEC.digest, len(site.images)))
-        tasks[site.name] = site.card.name
-    return fingerprints, tasks
+def _fingerprint(site: Site, features: dict[bytes, NDArray[np.float32]]) -> Fingerprint:
+    """Count a site's images, whose features are known by their content."""
+    counter = BinCounter(SPEC, torch.device("cpu"))
+    counter.add(torch.from_numpy(np.stack([features[i.content_digest()] for i in site.images])))
+    return Fingerprint(site.name, counter.counts(), SPEC.digest, len(site.images))
 
 
 def _held_by_several(tasks: dict[str, str]) -> list[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from fl_server.following import COMPLETED, await_end
 from fl_server.pool import open_pool
 from fl_server.pool.views import experiments, list_tasks
 from fl_server.verify_evidence import Evidence
@@ -37,7 +36,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         day.kill_superlink()
         run_id = day.kill_serverapp()
         day.kill_supernode_in_training()
-        assert await_end(deployment.connection, run_id, 600) == COMPLETED
+        day.finish(run_id)
         images = write_subfolders(root / "digits-d", digits((3, 8), 18, first=60))
         add_plain_site(deployment, "digits-d", images)
         deployment.await_online(["digits-d"])

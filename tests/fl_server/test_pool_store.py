@@ -51,7 +51,7 @@ def expected(target: Fingerprint, measure: str, ids: list[str]) -> list[str]:
     return [ids[i] for i in sorted(range(len(ids)), key=lambda i: (column[i], ids[i]))]
 
 
-@pytest.mark.parametrize("device", ["cpu", "torch", "torch kept", "faiss"])
+@pytest.mark.parametrize("device", ["cpu", "onednn", "torch", "torch kept", "faiss"])
 @pytest.mark.parametrize("measure", sorted(MEASURES))
 def test_every_index_gives_the_order_of_the_matrix(
     tmp_path: Path, measure: str, device: str, monkeypatch: pytest.MonkeyPatch
@@ -64,6 +64,10 @@ def test_every_index_gives_the_order_of_the_matrix(
     if device.startswith("torch"):
         index: Index = TorchIndex(store, "cpu")
         monkeypatch.setattr(index, "_keep", device == "torch kept")  # as on a GPU with room
+    elif device == "onednn":
+        monkeypatch.setattr(pool_search, "_WIDE", 1)
+        monkeypatch.setattr(pool_search, "_LONG", 1)
+        index = make_index(store, "cpu")
     else:
         index = make_index(store, device)
     ids = list(TASKS)
@@ -90,7 +94,7 @@ def test_many_targets_in_small_blocks(
     store: FingerprintStore, mapped: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FingerprintStore(store.folder, mapped)
-    monkeypatch.setattr(pool_search, "BLOCK_BYTES", limit := 12 * store.layout.width + 1)
+    monkeypatch.setattr(pool_search, "BLOCK_BYTES", limit := 3 * store.record.itemsize + 1)
     assert [len(block) for _, block in store.blocks(limit=limit)] == [3] * 9 + [2]
     ids = list(TASKS)
     answers = search(store, SITES[:3], 4, MEASURE, exclude=[ids[:1], ids[1:4], ()])
@@ -120,7 +124,7 @@ def test_readers_see_what_others_wrote(store: FingerprintStore) -> None:
     with FingerprintStore(store.folder) as reader:
         assert withdraw(store, ids[:2]) == 2
         assert top_k(reader, SITES[0], 99, MEASURE).ids == expected(SITES[0], MEASURE, ids[2:])
-        assert compact(store) == 2 * 4 * store.layout.width
+        assert compact(store) == 2 * store.record.itemsize
         assert top_k(reader, SITES[0], 99, MEASURE).ids == expected(SITES[0], MEASURE, ids[2:])
     assert compact(store) == 0
 
@@ -151,7 +155,44 @@ def test_a_task_is_withdrawn_during_a_query(store: FingerprintStore) -> None:
     assert top_k(store, SITES[0], 3, MEASURE, index=Slow(store)).ids == order[1:4]
 
 
-def test_withdrawn_vectors_leave_the_disk(store: FingerprintStore) -> None:
+def test_counts_take_no_more_bytes_than_they_need(store: FingerprintStore) -> None:
+    ids, sizes = list(TASKS), [store.record.itemsize]
+    withdraw(store, ids[:1])
+    with FingerprintStore(store.folder) as reader:
+        for number, (factor, kind) in enumerate([(7, "u1"), (3000, "u2"), (2 * 10**5, "u4")]):
+            big = Fingerprint("big", SITES[0].counts.astype(np.int64) * factor, SPEC.digest, 60)
+            assert append(store, [(f"{number:064x}", big)]) == 1
+            assert store.header.counts == kind
+            sizes.append(store.record.itemsize)
+            answer = top_k(reader, SITES[1], 99, MEASURE, exclude=[f"{i:064x}" for i in range(3)])
+            assert answer.ids == expected(SITES[1], MEASURE, ids[1:])
+            np.testing.assert_array_equal(
+                reader.take(np.array([reader.size - 1]))["counts"][0], big.counts
+            )
+    cells = SPEC.width * SPEC.bins
+    assert np.abs(np.diff(sizes) - [0, cells, 2 * cells]).max() < 64  # whole cache lines
+    assert sizes[0] < 1.2 * cells + 64
+    assert len(list(store.folder.glob("matrix-*"))) == 1
+
+
+def test_a_store_of_an_older_format_is_made_again(store: FingerprintStore) -> None:
+    path = store.folder / "store.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    old = (store.folder / "matrix-0.bin").rename(store.folder / "matrix-0.f32")
+    text = re.escape(
+        f"the fingerprint store {store.folder} has format 1, of an older fedprint: delete the "
+        "folder, it is made again from the pool's database"
+    )
+    with pytest.raises(ConfigError, match=f"^{text}$"):
+        FingerprintStore(store.folder)
+    with create(store.folder, SPEC, MEASURE) as again:
+        assert len(again) == 0
+        assert not old.exists()
+        append(again, TASKS.items())
+        assert top_k(again, SITES[0], 99, MEASURE).ids == expected(SITES[0], MEASURE, list(TASKS))
+
+
+def test_withdrawn_records_leave_the_disk(store: FingerprintStore) -> None:
     task = next(iter(TASKS))
     row = store.take(np.array([0]))[0].tobytes()
     matrix = store.folder / store.header.matrix
@@ -160,7 +201,7 @@ def test_withdrawn_vectors_leave_the_disk(store: FingerprintStore) -> None:
     assert matrix.read_bytes().count(row) == 1
     compact(store)
     assert sorted(p.name for p in store.folder.iterdir()) == [
-        "entries-1.bin", "matrix-1.f32", "spec.json", "store.json", "writer.lock",
+        "entries-1.bin", "matrix-1.bin", "spec.json", "store.json", "writer.lock",
     ]  # fmt: skip
     files = b"".join(p.read_bytes() for p in store.folder.iterdir())
     assert bytes.fromhex(task) not in files
@@ -322,7 +363,7 @@ def test_wrong_uses_are_refused(store: FingerprintStore, tmp_path: Path) -> None
     with pytest.raises(SpecMismatch, match=f"^{text}$"):
         create(folder, other, MEASURE)
     text = re.escape(
-        f"the fingerprint store {folder} cannot serve bkld-large-source: its vectors are rows; "
+        f"the fingerprint store {folder} cannot serve bkld-large-source: its records are rows; "
         "make another store for this measure"
     )
     with pytest.raises(ConfigError, match=f"^{text}$"):
@@ -344,9 +385,9 @@ def test_wrong_uses_are_refused(store: FingerprintStore, tmp_path: Path) -> None
 
 def test_a_newer_format_is_refused(store: FingerprintStore) -> None:
     path = store.folder / "store.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     text = re.escape(
-        f"the fingerprint store {store.folder} has format 2, this fedprint reads 1: update fedprint"
+        f"the fingerprint store {store.folder} has format 3, this fedprint reads 2: update fedprint"
     )
     with pytest.raises(ConfigError, match=f"^{text}$"):
         FingerprintStore(store.folder)
@@ -367,11 +408,12 @@ def test_a_matrix_beyond_half_of_memory_is_not_kept_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "rows"
-    np.arange(12, dtype=np.float32).tofile(path)  # [4, 3], 48 bytes
+    np.arange(12, dtype=np.float32).tofile(path)  # 4 records of 3 values, 48 bytes
+    record = np.dtype([("values", "<f4", (3,))])
     for memory, kept in ((48, True), (47, False)):
         monkeypatch.setattr(pool_matrix, "half_of_memory", lambda memory=memory: memory)
-        matrix = MappedMatrix(path, 3)
-        rows = [np.array(block) for _, block in matrix.blocks(4, limit=24)]
+        matrix = MappedMatrix(path, record)
+        rows = [block["values"] for _, block in matrix.blocks(4, limit=24)]
         np.testing.assert_array_equal(np.concatenate(rows).ravel(), np.arange(12))
         assert (matrix._whole is not None) is kept
         matrix.close()

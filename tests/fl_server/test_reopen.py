@@ -178,7 +178,7 @@ def test_what_newcomers_sent_waits_aside_and_goes_when_it_is_written(
     run: Federation, folder: Path
 ) -> None:
     newcomers = run.newcomers("site-0-2")
-    received_newcomers(folder).keep("site-0-2", newcomers["site-0-2"], "n")
+    received_newcomers(folder).keep(newcomers, {"site-0-2": "n"}, run.exchange.spec)
     assert check_files(folder, read_log(folder, pem(run))) == []
     recalled = received_newcomers(folder).recall(run.exchange.store, run.exchange.spec, "run-1")
     assert list(recalled) == ["site-0-2"]

@@ -279,6 +279,21 @@ def test_a_damaged_release_is_asked_for_again(tmp_path: Path) -> None:
     assert len(grid.sent) == 3
 
 
+def test_a_line_that_a_crash_cut_off_is_dropped(tmp_path: Path) -> None:
+    sites = [Enrolled(name) for name in ("north", "south", "east")]
+    exchanged(KeyGrid(sites), enrolled(*sites), Received(tmp_path))
+    path = tmp_path / RECEIVED
+    whole = path.read_bytes()
+    ended = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(ended[:2]) + ended[2][:-5])
+    assert Received(tmp_path).sites == {"north", "south"}
+    assert not Received(tmp_path).complete
+    grid = KeyGrid(sites)
+    assert len(exchanged(grid, enrolled(*sites), Received(tmp_path)).releases) == 3
+    assert [m.metadata.dst_node_id for m in grid.sent] == [13]
+    assert len(path.read_bytes().splitlines()) == len(ended)
+
+
 def test_nodes_with_keys_are_never_believed_by_their_word() -> None:
     grid = KeyGrid([Enrolled("north"), Enrolled("south")])
     with pytest.raises(

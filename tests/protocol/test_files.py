@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from protocol.files import atomic_json, atomic_write, canonical_json, create_once, sha256_hex
+from protocol import files
+from protocol.files import (
+    append,
+    atomic_json,
+    atomic_write,
+    atomic_writes,
+    canonical_json,
+    create_once,
+    sha256_hex,
+)
 from protocol.taskcard import ClassCard, TaskCard, class_keys
 
 
@@ -39,6 +48,31 @@ def test_create_once(tmp_path: Path) -> None:
         create_once(tmp_path / "a", "second")
     assert (tmp_path / "a").read_text() == "first"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_many_files_are_whole_before_the_first_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {tmp_path / str(n % 2) / f"{n}": bytes([n]) * n for n in range(40)}
+    atomic_writes(many)
+    atomic_writes({})
+    assert {path: path.read_bytes() for path in many} == many
+    assert {stat.S_IMODE(path.stat().st_mode) for path in many} == {0o644}
+
+    def full(_handle: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        atomic_writes(dict.fromkeys(many, b"new"))
+    assert {path: path.read_bytes() for path in many} == many
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(many)
+
+
+def test_append(tmp_path: Path) -> None:
+    append(tmp_path / "a" / "b", b"1\n")
+    append(tmp_path / "a" / "b", b"2\n")
+    assert (tmp_path / "a" / "b").read_bytes() == b"1\n2\n"
 
 
 def test_canonical_json() -> None:

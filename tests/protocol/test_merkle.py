@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import merkle
 from protocol.merkle import (
+    Tree,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
@@ -126,3 +128,36 @@ def test_leaves_and_nodes_cannot_be_confused() -> None:
         inclusion_proof(2, [a, b])
     with pytest.raises(IndexError, match="no tree of 3 within a tree of 2"):
         consistency_proof(3, [a, b])
+
+
+def recursive_root(leaves: list[bytes]) -> bytes:
+    """RFC 9162, section 2.1.1, word for word."""
+    if len(leaves) <= 1:
+        return leaves[0] if leaves else hashlib.sha256(b"").digest()
+    k = 1
+    while 2 * k < len(leaves):
+        k *= 2
+    return node_hash(recursive_root(leaves[:k]), recursive_root(leaves[k:]))
+
+
+@given(st.integers(0, 70))
+def test_a_tree_has_the_root_of_the_recursion(size: int) -> None:
+    leaves = [leaf_hash(bytes([number])) for number in range(size)]
+    assert Tree(leaves).root == recursive_root(leaves)
+
+
+def test_a_tree_hashes_each_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves, calls = [leaf_hash(bytes([number])) for number in range(200)], 0
+
+    def counted(left: bytes, right: bytes) -> bytes:
+        nonlocal calls
+        calls += 1
+        return node_hash(left, right)
+
+    monkeypatch.setattr(merkle, "node_hash", counted)
+    tree = Tree(leaves)
+    assert calls < 200
+    before = calls
+    for index in range(200):
+        tree.inclusion(index)
+    assert calls - before < 200 * 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from base64 import b64decode, b64encode
@@ -234,3 +235,17 @@ def test_unknown_specs(tmp_path: Path) -> None:
         load_spec(tmp_path / "spec.json")
     with pytest.raises(ConfigError, match=r"spec is not a valid spec: name: Field required"):
         parse_spec({})
+
+
+def test_a_changed_copy_has_a_digest_and_text_of_its_own() -> None:
+    spec = make_spec()
+    before = (spec.digest, spec.as_json)
+    for other in (
+        spec.model_copy(update={"name": "other"}),
+        spec.model_copy(update={"name": "other"}, deep=True),
+        copy.copy(spec).model_copy(update={"name": "other"}),
+    ):
+        assert other.digest == make_spec(name="other").digest
+        assert other.as_json == make_spec(name="other").as_json
+    assert (spec.digest, spec.as_json) == before
+    assert spec == make_spec()

@@ -27,7 +27,7 @@ from protocol.privacy import noised, terms
 from protocol.statement import BINDING_TYPE, Privacy
 from protocol.taskcard import TaskCard
 from protocol.trust import TrustStore
-from protocol.verify import read_fingerprints, verify_local
+from protocol.verify import _row_sums, read_fingerprints, verify_local
 
 from .conftest import (
     BINS,
@@ -422,3 +422,13 @@ def test_exotic_types_in_the_header(case: Case, dtype: str) -> None:
             "bad-row-sums",
             "not-finite",
         )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64])
+@pytest.mark.parametrize("most", [3, 2**24 // 7 - 1, 2**24 // 7, 2**24 // 7 + 1, 2**31 - 1, 2**53])
+def test_sums_of_rows_are_exact(dtype: type[np.integer[Any]], most: int) -> None:
+    most = min(most, int(np.iinfo(dtype).max))
+    counts = np.random.default_rng(most).integers(0, most, (50, 7), endpoint=True).astype(dtype)
+    counts[0] = most
+    expected = [sum(row) for row in counts.tolist()]
+    assert _row_sums(counts, most).tolist() == expected

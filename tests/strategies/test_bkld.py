@@ -1,6 +1,8 @@
 """bKLD by matrix product against the formula written naively with scipy."""
 
 import re
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr, softmax
 
 from protocol.errors import BadShape, FedprintError
-from strategies.bkld import bkld_matrix, log_normaliser, negative_entropy
+from strategies.bkld import bkld_matrix, bkld_tiles, log_normaliser, negative_entropy
 
 FloatArray = NDArray[np.float64]
 
@@ -77,11 +79,46 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     q, p = histograms(rng, 7, 5, 6), histograms(rng, 9, 5, 6)
     ws, wt = rng.uniform(0.1, 1, (7, 5)), rng.uniform(0.1, 1, (9, 5))
     whole = [bkld_matrix(q, p, source_weights=ws), bkld_matrix(q, p, target_weights=wt)]
+    whole.append(bkld_matrix(q, p))
     monkeypatch.setattr("strategies.bkld._CACHE_BYTES", 1)
-    monkeypatch.setattr("strategies.bkld._GEMM_BYTES", 1)
+    monkeypatch.setattr("strategies.bkld.TILE", 2)
+    monkeypatch.setattr("strategies.bkld._CHUNK", 7)  # one feature of six bins
     parts = [bkld_matrix(q, p, source_weights=ws), bkld_matrix(q, p, target_weights=wt)]
+    parts.append(bkld_matrix(q, p))
     for a, b in zip(parts, whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["none", "source", "target"])
+def test_a_file_takes_the_matrix_tile_by_tile(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(6)
+    rows = histograms(rng, 80, 40, 25).astype(np.float32)
+    args = {f"{kind}_weights": rng.uniform(0.1, 1, (80, 40))} if kind != "none" else {}
+    whole = bkld_matrix(rows, rows, **args)
+    monkeypatch.setattr("strategies.bkld.TILE", 16)
+    monkeypatch.setattr("strategies.bkld._CACHE_BYTES", 1)
+    out = np.memmap(tmp_path / "distances", np.float32, "w+", shape=(80, 80))
+    tracemalloc.start()
+    for s, t, tile in bkld_tiles(rows, rows, **args):
+        assert tile.shape == (16, 16)
+        out[s, t] = tile
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(out, whole, rtol=0, atol=1e-6)
+    # terms [k, m] of either side and their temporaries, a tile's scaled rows, and its distances
+    assert peak < 6 * 80 * 40 * 8 + 2 * 16 * rows[0].nbytes + 8 * 16 * 16 * 8 + 50_000
+
+
+def test_single_precision_stays_within_its_bound() -> None:
+    rng = np.random.default_rng(7)
+    rows = histograms(rng, 6, 512, 100)
+    exact = bkld_matrix(rows, rows)
+    single = bkld_matrix(rows.astype(np.float32), rows.astype(np.float32))
+    product = np.einsum("smb,tmb->st", rows, rows) / 512
+    # of the rounded rows and sums of at most 4,096 products; the logarithms' are below 1e-6
+    assert (np.abs(single - exact) <= (4096 + 4) * 2.0**-24 * product + 1e-6).all()
 
 
 def test_terms_of_known_rows() -> None:

@@ -1,6 +1,7 @@
 """The symmetrised excess is a squared distance, and its sampling variance is known."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from strategies.excess import (
     excess,
     relative,
     sampling_variance,
+    site_distances,
     spread,
     symmetrised,
 )
@@ -35,6 +37,23 @@ def test_symmetrised_excess_with_common_weights() -> None:
     flat = (rows * np.sqrt(w)[None, :, None]).reshape(6, -1)
     distances = bkld_matrix(rows, rows, target_weights=np.tile(w, (6, 1)))
     np.testing.assert_allclose(symmetrised(distances), cdist(flat, flat, "sqeuclidean"), atol=1e-12)
+
+
+def test_distances_by_blocks_are_the_excess_of_cumulated_histograms() -> None:
+    """The symmetrised excess bKLD, as it is defined, at more features than one block takes."""
+    rng = np.random.default_rng(4)
+    rows = rng.dirichlet(np.full(200, 0.2), size=(40, 900))  # [k, m, b], two bins an edge
+    images = rng.integers(5, 60, 40).tolist()
+    below = cumulative(rows)  # [k, m * e, 2]
+    squared = symmetrised(bkld_matrix(below, below))
+    unbiased = debiased(squared, sampling_variance(below, images))
+    expected = relative(unbiased, spread(below, images))
+    tracemalloc.start()
+    found = site_distances(rows, images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert peak < 4 * 2**26 < rows.nbytes * 5
 
 
 def test_excess_is_zero_on_the_diagonal() -> None:

@@ -196,3 +196,39 @@ def test_what_a_node_says_went_wrong_is_one_line_of_bounded_length() -> None:
     grid.link.answer(asked[0], Message(error, reply_to=asked[0]), lambda _objects: None)
     reason = receive(grid, asked, 5)[1].error.reason
     assert reason == "bad ?[31m" + "x" * 490 + "…"
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("takes", "late", "looks"), [(0.02, 0.005, 5), (1.0, 0.1, 45), (60, 0.2, 360)]
+)
+def test_a_reply_waits_a_tenth_of_the_time_it_took_at_most(
+    takes: float, late: float, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, asked, clock = LinkedGrid(), messages()[:1], Clock()
+    monkeypatch.setattr(inbox, "time", clock)
+    monkeypatch.setattr(inbox, "POLL_SECONDS", 0.2)
+    grid.push_messages(asked)
+    grid.link.answer(asked[0], Message(RecordDict(), reply_to=asked[0]), lambda _objects: None)
+    reply, pull = grid.link.replies.copy(), grid.link.PullMessages
+
+    def when_ready(request: Any) -> PullAppMessagesResponse:
+        grid.link.replies = reply if clock.now >= takes else {}
+        return pull(request)
+
+    monkeypatch.setattr(grid.link, "PullMessages", when_ready)
+    assert len(receive(grid, asked, 100)) == 1
+    assert takes <= clock.now <= takes + late + 1e-9
+    assert grid.link.looks <= looks

@@ -13,7 +13,7 @@ from protocol.errors import BadShape, ConfigError, FedprintError, SpecMismatch
 from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from strategies.augmented import MAX_TOTAL, MEASURES, decode, encode, layout_for
-from strategies.contenders import contenders, scores, slack
+from strategies.contenders import Batch, contenders, scores, slack
 from strategies.measures import get, released
 from strategies.retrieval import TIE, Nearest, distances, question, ranked
 from tests.strategies.synthetic import make_sites, make_spec
@@ -42,10 +42,10 @@ def nearest(
 ) -> tuple[Nearest, int]:
     """All steps of a query on vectors in memory, and how many contenders there were."""
     asked = question(target, spec, measure)
-    vectors = encode(sources, spec, asked.layout)
-    values = scores(vectors, [asked])[:, 0]
+    records = encode(sources, spec, asked.layout)
+    values = scores(records, Batch.of([asked]))[:, 0]
     kept = contenders(values, slack(values, asked), k, np.ones(len(sources), dtype=bool))
-    exact = distances(vectors[kept], asked)
+    exact = distances(records[kept], asked)
     return ranked([IDS[i] for i in kept], exact, k, len(sources)), len(kept)
 
 
@@ -118,14 +118,14 @@ def test_noised_counts_of_any_shape(
 
 @given(st.integers(0, 9999), st.sampled_from(sorted(MEASURES)))
 @settings(max_examples=60, deadline=None)
-def test_vectors_give_the_rows_back_bit_for_bit(seed: int, measure: str) -> None:
+def test_records_give_the_rows_back_bit_for_bit(seed: int, measure: str) -> None:
     spec = make_spec(features=5, bins=7)
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, rng.choice([2, 200, MAX_TOTAL // 7]), (3, 5, 7))
     counts[0, 2] = 0  # a row without any count is uniform
     sources = [Fingerprint("s", c, spec.digest, 1) for c in counts]
     layout = layout_for(measure, spec)
-    rows = decode(encode(sources, spec, layout), layout)
+    rows = decode(encode(sources, spec, layout))
     np.testing.assert_array_equal(rows, [source.rows for source in sources])
 
 
@@ -144,8 +144,8 @@ def test_slack_bounds_the_error_of_scores(
     counts = rng.multinomial(500, rng.dirichlet(np.full(100, spread), (6, 45)))
     sources = [Fingerprint("s", c, spec.digest, 500) for c in counts]
     asked = question(sources[0], spec, measure)
-    vectors = encode(sources, spec, asked.layout)
-    values = scores(vectors, [asked], precise=precise)[:, 0]
+    records = encode(sources, spec, asked.layout)
+    values = scores(records, Batch.of([asked], precise=precise))[:, 0]
     bound = slack(values, asked, precise=precise)
     truth = -by_matrix(sources, sources[0], spec, measure)
     # scores leave out a constant of the target, so differences are what can be compared
@@ -190,10 +190,11 @@ def test_several_questions_and_blocks_score_alike() -> None:
     spec = make_spec(features=45, bins=100)
     sources = near_duplicates(spec, 9, seed=2)
     asked = [question(s, spec, "bkld-small-target") for s in sources[:4]]
-    vectors = encode(sources, spec, asked[0].layout)
-    together = scores(vectors, asked)
+    records = encode(sources, spec, asked[0].layout)
+    together = scores(records, Batch.of(asked))
     for t, q in enumerate(asked):
-        np.testing.assert_allclose(together[:, t], scores(vectors, [q])[:, 0], rtol=0, atol=1e-6)
+        alone = scores(records, Batch.of([q]))[:, 0]
+        np.testing.assert_allclose(together[:, t], alone, rtol=0, atol=1e-6)
 
 
 def test_ties_go_by_id_and_share_their_percentile() -> None:
@@ -217,10 +218,10 @@ def test_what_cannot_be_retrieved_is_refused() -> None:
         question(sources[0], spec, "excess")
     with pytest.raises(SpecMismatch):
         question(sources[0], make_spec(features=3, bins=4, name="other"), "bkld-small-target")
-    many = Fingerprint("big", np.full((3, 4), 2**20), spec.digest, 2**22)
+    many = Fingerprint("big", np.full((3, 4), 2**22), spec.digest, 2**24)
     text = re.escape(
-        "fingerprint of big counts 4194304 views a feature: retrieval is exact up to 4194303, so "
-        "fingerprint fewer images or draws"
+        "fingerprint of big counts 16777216 views a feature: retrieval is exact up to "
+        "16777215, so fingerprint fewer images or draws"
     )
     with pytest.raises(FedprintError, match=f"^{text}$"):
         encode([many], spec, layout_for("bkld-small-target", spec))

@@ -71,7 +71,7 @@ def test_chances_are_uniform_where_they_should_be() -> None:
     drawn = [noised(empty, SIGMA) for _ in range(600)]
     assert stats.kstest([too_much_noise(f) for f in drawn], "uniform").pvalue > 1e-4
     bare = replace(empty, sigma=SIGMA, n_images=1)  # who copies knows the other's noise or not
-    chances = np.array([shared_noise(replace(f, n_images=1), bare) for f in drawn])
+    chances = shared_noise([*(replace(f, n_images=1) for f in drawn), bare])[:-1, -1]
     assert (chances < 0.2).mean() == pytest.approx(0.1, abs=0.06)  # twice the chance of one look
     low = np.array([too_little_noise(f) for f in drawn])
     assert (low < 0.05).mean() == pytest.approx(0.05, abs=0.03)  # of two looks at the same noise
@@ -86,7 +86,7 @@ def test_whatever_the_images_chances_stay_above_their_level(seed: int, images: i
         true = rng.multinomial(images, rng.dirichlet(np.full(5, 0.3), size=8))
         noise = np.rint(rng.normal(0, SIGMA, true.shape)).astype(np.int64)
         pair.append(Fingerprint("a", true + noise, NARROW.digest, images, SIGMA))
-    assert shared_noise(*pair) > 1e-7
+    assert shared_noise(pair)[0, 1] > 1e-7
     assert too_little_noise(pair[0]) > 1e-7
     assert too_much_noise(pair[0]) > 1e-7
     assert impossible_counts(pair[0]) > 1e-7
@@ -105,7 +105,7 @@ def test_a_copied_release_is_certain_even_with_another_number_of_images() -> Non
         "liar and site-0-0 released the same noise: one copied the other, or both hold the same "
         "data; keep one of them"
     )
-    assert shared_noise(pool[0], noised(pool[0], SIGMA / 4)) < CERTAIN
+    assert shared_noise([pool[0], noised(pool[0], SIGMA / 4)])[0, 1] < CERTAIN
 
 
 def test_plain_copies_are_told_from_other_images_of_the_same_task() -> None:
@@ -115,8 +115,8 @@ def test_plain_copies_are_told_from_other_images_of_the_same_task() -> None:
         found = kinds(suspicions([*pool, copy], spec))
         assert {("liar", "duplicate"), ("site-0-0", "duplicate")} <= found
         assert all(site in ("liar", "site-0-0") for site, kind in found if kind == "duplicate")
-        assert shared_sample(pool[0], pool[1]) > 1e-3
-        assert shared_sample(pool[0], pool[0]) == 0.0
+        assert shared_sample(pool[:2])[0, 1] > 1e-3
+        assert shared_sample([pool[0], pool[0]])[0, 1] < 1e-30
     # nearly the same: three of 150 images exchanged
     rng = np.random.default_rng(0)
     indices = task_images(rng, 0, 153, WIDE)
@@ -125,6 +125,32 @@ def test_plain_copies_are_told_from_other_images_of_the_same_task() -> None:
         for name, part in (("a", slice(0, 150)), ("b", slice(3, 153)))
     ]
     assert kinds(suspicions(pair, WIDE)) == {("a", "duplicate"), ("b", "duplicate")}
+
+
+def test_all_pairs_at_once_are_each_pair_by_itself() -> None:
+    plain = [replace(f, site=str(i)) for i, f in enumerate(make_sites(SIZES, WIDE, seed=5)[0])]
+    plain[2] = replace(plain[2], counts=plain[2].counts * 2, n_images=2 * plain[2].n_images)
+    chances = shared_sample(plain)
+    for i, f in enumerate(plain):
+        for j, g in enumerate(plain):
+            below = np.stack([f.rows, g.rows]).cumsum(axis=2)[:, :, :-1]
+            apart = 2 * ((below[0] - below[1]) ** 2).mean()
+            n = np.array([f.n_images, g.n_images])
+            expected = (2 * (below * (1 - below)).mean(axis=(1, 2)) / (1 - 1 / n) / n).sum()
+            pair = stats.chi2.cdf(20 * apart / expected, 20) if i != j else 1.0
+            assert chances[i, j] == pytest.approx(pair, rel=1e-9)
+    noises = private_pool(3)
+    noises[0] = replace(noises[0], n_images=300, sigma=2 * SIGMA)
+    chances = shared_noise(noises)
+    for i, f in enumerate(noises):
+        for j, g in enumerate(noises):
+            looks = [1.0]
+            for ratio in (1.0, f.n_images / g.n_images):
+                apart = ((f.counts - ratio * g.counts) ** 2).sum()
+                variance = min(f.sigma, ratio * g.sigma) ** 2
+                looks.append(stats.chi2.cdf(apart / variance, f.counts.size))
+            pair = min(1.0, 2 * min(looks)) if i != j else 1.0
+            assert chances[i, j] == pytest.approx(pair, rel=1e-9)
 
 
 def test_the_declared_noise_must_be_there() -> None:

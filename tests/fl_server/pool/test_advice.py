@@ -283,7 +283,7 @@ def test_a_store_that_was_deleted_is_made_again(where: str) -> None:
 
 
 def test_absurd_counts_do_not_stop_the_others(where: str) -> None:
-    counts = np.full((SPEC.features, SPEC.bins), 2**21, dtype=np.int64)
+    counts = np.full((SPEC.features, SPEC.bins), 2**24, dtype=np.int64)
     payload = counts_to_bytes(counts)
     now = utc_now()
     release = Release(

@@ -1,0 +1,89 @@
+"""Which views of which images are counted, in an order that content alone decides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import TypeVar
+
+from fl_client.images import Pixels, chance_of, make_views, pixel_digest
+from fl_client.site import ImageItem
+from protocol.spec import Sampling, Spec
+
+View = tuple[int, int]  # index of an image, and number of the draw that chose it
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+AHEAD = 64  # images whose digests are computed ahead
+
+
+def order_views(images: Sequence[ImageItem], sampling: Sampling, pool: Executor) -> list[View]:
+    """Decide which images are viewed by which draws, and in which order.
+
+    The order goes by SHA-256 of the images' content, so that neither names nor order of the files
+    matter; all draws of one image follow one another.
+    """
+    if sampling.rule == "each-once":
+        digests = list(in_order(pool, ImageItem.content_digest, images, AHEAD))
+        return [(index, 0) for index in sorted(range(len(images)), key=digests.__getitem__)]
+    # here the choice itself depends on the order, so it goes by decoded pixels, not by files
+    digests = list(in_order(pool, _pixel_digest, images, AHEAD))
+    ranked = sorted(range(len(images)), key=digests.__getitem__)
+    everything = hashlib.sha256(b"".join(digests[index] for index in ranked)).digest()
+    drawn = (
+        (int.from_bytes(chance_of(sampling, everything, draw), "little") % len(images), draw)
+        for draw in range(sampling.draws or 0)
+    )
+    return [(ranked[rank], draw) for rank, draw in sorted(drawn)]
+
+
+def write_views(
+    images: Sequence[ImageItem], spec: Spec, views: Sequence[View], out: Pixels
+) -> None:
+    """Decode images and write views of them into ``out[: len(views)]``; zero the rest.
+
+    Parameters
+    ----------
+    images, spec
+        What to view, and how.
+    views : sequence of View
+        Which views; an image whose draws follow one another is decoded once.
+    out : ndarray of uint8, shape [k, crop, crop, 3]
+        Of at least as many places as there are views.
+    """
+    place = 0
+    for index, group in groupby(views, key=itemgetter(0)):
+        draws = [draw for _, draw in group]
+        out[place : place + len(draws)] = make_views(images[index].pixels(), spec, draws)
+        place += len(draws)
+    out[place:] = 0
+
+
+def in_order(
+    pool: Executor, work: Callable[[_T], _R], entries: Iterable[_T], ahead: int
+) -> Iterator[_R]:
+    """Map in a pool, in order, with at most `ahead` results waiting; whoever stops cancels."""
+    rest, waiting = iter(entries), deque[Future[_R]]()
+    try:
+        while True:
+            more = islice(rest, ahead - len(waiting))
+            waiting.extend(pool.submit(work, entry) for entry in more)
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def chunks(views: Sequence[View], size: int) -> Iterator[Sequence[View]]:
+    """Cut a sequence into parts of a size; the last may be shorter."""
+    return (views[start : start + size] for start in range(0, len(views), size))
+
+
+def _pixel_digest(item: ImageItem) -> bytes:
+    return pixel_digest(item.pixels())
