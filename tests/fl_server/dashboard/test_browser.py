@@ -242,7 +242,7 @@ def test_a_missing_browser_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("FEDPRINT_BROWSER", "FEDPRINT_WITHOUT_BROWSER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(pytest.fail.Exception, match="^there is no Chromium: apt-get install"):
+    with pytest.raises(pytest.fail.Exception, match=r"^there is no Chromium: apt-get install"):
         chromium()
     monkeypatch.setenv("FEDPRINT_WITHOUT_BROWSER", "1")
     with pytest.raises(pytest.skip.Exception):
