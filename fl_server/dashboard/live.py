@@ -9,15 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fl_server.dashboard.runs import Run, check_file
+from fl_server.dashboard.runs import Run, is_plain
 from fl_server.progress import EVENTS
 from fl_server.status_commands import duration
-from protocol.errors import DataError
 from protocol.names import printable
 
 TAIL = 64 * 1024
 """Bytes from the end of ``events.jsonl`` that are read."""
-MOST_BYTES = 2**32
 MOST = 40
 """Events that are shown."""
 
@@ -105,12 +103,13 @@ def _events(run: Run) -> Rows:
 
 def _last_lines(path: Path) -> list[bytes]:
     try:
-        check_file(path, MOST_BYTES)
+        if not is_plain(path):
+            return []
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - TAIL, 0))
             lines = file.read(TAIL).split(b"\n")
-    except (OSError, DataError):  # not begun, or made before there were events
+    except OSError:  # not begun, or made before there were events
         return []
     return lines[1:] if size > TAIL else lines
 

@@ -140,11 +140,15 @@ def read_file(run: Run, name: str, model: type[File]) -> File | None:
 
 def check_file(path: Path, limit: int = LIMIT) -> None:
     """Raise unless something is a plain file, no larger than anything that fedprint writes."""
-    said = path.lstat()
-    if not stat.S_ISREG(said.st_mode):
+    if not is_plain(path):
         raise DataError(f"{path} is no plain file: put a copy in the place of links")
-    if said.st_size > limit:
+    if path.stat().st_size > limit:
         raise DataError(f"{path} has more than {limit:,} bytes: it is not one of a run's files")
+
+
+def is_plain(path: Path) -> bool:
+    """Tell whether something is a file: opening a pipe waits for ever, and links lead anywhere."""
+    return stat.S_ISREG(path.lstat().st_mode)
 
 
 def _size(known: Known) -> int:
