@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := fl_server fl_client strategies protocol
 
-.PHONY: install demo deployment-demo test test-deployment test-engine test-rest lint bench clean
+.PHONY: install browser demo deployment-demo test test-deployment test-engine test-rest lint bench clean
 
 install: $(VENV)/.installed
 
@@ -27,13 +27,22 @@ test: export OMP_NUM_THREADS = 1
 test: install
 	$(MAKE) --jobs=4 --output-sync=target lint test-deployment test-engine test-rest
 
+# The dashboard is tried in a real browser. It is installed where that can be done without asking
+# anybody; elsewhere the tests that need it say what to do.
+browser:
+	@for name in $$FEDPRINT_BROWSER chromium chromium-browser google-chrome; do \
+	  command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$FEDPRINT_WITHOUT_BROWSER" != 1 ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null || true; fi
+
 test-deployment: install
 	$(BIN)/python -m pytest -m deployment
 
 test-engine: install
 	$(BIN)/python -m pytest -m "engine and not deployment"
 
-test-rest: install
+test-rest: install browser
 	$(BIN)/python -m pytest -m "not engine"
 
 lint: install

@@ -69,12 +69,24 @@ def render(data: RunData) -> str:
     str
         The page.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return (
+        environment()
+        .get_template(TEMPLATE.name)
+        .render(page_context(data), standalone=True, links={})
     )
-    environment.filters |= {"points": _points, "percent": _percent}
-    template = environment.from_string(find_template().read_text(encoding="utf-8"))
-    return template.render(_context(data))
+
+
+def environment() -> jinja2.Environment:
+    """Return what renders the report's templates and the dashboard's: everything is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(find_template().parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"points": _points, "percent": _percent}
+    return made
 
 
 def find_template() -> Path:
@@ -100,8 +112,8 @@ def find_template() -> Path:
     raise FedprintError(f"the report's template {TEMPLATE} is missing: run pip install fedprint")
 
 
-def _context(data: RunData) -> dict[str, Any]:
-    """Return everything that the template names."""
+def page_context(data: RunData) -> dict[str, Any]:
+    """Return everything that the templates of a run name."""
     found = data.metrics.sites if data.metrics else {}
     metrics = {site: found[site] for site in data.sites if site in found}
     groups = sorted(data.groups.groups, key=lambda group: data.sites.index(group.sites[0]))

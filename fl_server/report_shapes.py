@@ -50,6 +50,17 @@ class Label:
     title: str = ""
 
 
+@dataclass(frozen=True)
+class Dot:
+    """A filled circle; `title` is its tooltip."""
+
+    x: float
+    y: float
+    radius: float
+    fill: str
+    title: str = ""
+
+
 @dataclass
 class Figure:
     """One figure: what it is called, what it says, and its shapes in drawing order."""
@@ -63,6 +74,7 @@ class Figure:
     frame: Rect = field(default_factory=lambda: Rect(0, 0, 0, 0))
     rects: list[Rect] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
+    dots: list[Dot] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fl_server import status_commands
+from fl_server.dashboard import command as dashboard_command
 
 if TYPE_CHECKING:
     from fl_server.enrolling import Change
@@ -43,6 +44,7 @@ def register(app: typer.Typer) -> None:
         "then, at the first coordinator: fedprint server sign /srv/fl pending.dsse.json"
     )(sign)
     status_commands.add(server)
+    dashboard_command.add(server)
     app.add_typer(server, name="server")
 
 

@@ -182,11 +182,12 @@ def _certificate_end(path: Path) -> datetime | None:
 
 def _runs(folder: Path, now: datetime) -> list[RunStatus]:
     found = sorted(path.parent.parent for path in folder.rglob(f"{STATE}/status.json"))
-    runs = [_run(path, path.relative_to(folder), now) for path in found]
+    runs = [run_status(path, path.relative_to(folder), now) for path in found]
     return sorted((run for run in runs if run), key=lambda run: run.since)
 
 
-def _run(path: Path, name: Path, now: datetime) -> RunStatus | None:
+def run_status(path: Path, name: Path, now: datetime) -> RunStatus | None:
+    """Return what a run folder last said of itself; None where it says nothing, or nonsense."""
     said = read_status(path)
     try:
         if said is None:

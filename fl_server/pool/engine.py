@@ -50,7 +50,7 @@ def is_file(url: URL) -> bool:
     return url.drivername == "sqlite"
 
 
-def make_engine(url: URL, patience: int) -> Engine:
+def make_engine(url: URL, patience: int, *, read_only: bool = False) -> Engine:
     """Return SQLAlchemy's engine of a pool.
 
     Parameters
@@ -59,6 +59,8 @@ def make_engine(url: URL, patience: int) -> Engine:
         From `parse_url`.
     patience : int
         Seconds to wait for others.
+    read_only : bool
+        Whether the database itself refuses every change.
 
     Raises
     ------
@@ -68,11 +70,13 @@ def make_engine(url: URL, patience: int) -> Engine:
     try:
         if is_file(url):
             engine = create_engine(url, connect_args={"timeout": patience})
-            event.listen(engine, "connect", lambda opened, _: _settle(opened, patience))
+            settle = _settle_to_read if read_only else _settle
+            event.listen(engine, "connect", lambda opened, _: settle(opened, patience))
         else:
             engine = create_engine(
                 url.update_query_dict({"connect_timeout": "10", **url.query}),
                 isolation_level="REPEATABLE READ",
+                execution_options={"postgresql_readonly": read_only},
             )
             event.listen(engine, "connect", lambda opened, _: _limit(opened, patience))
     except (ImportError, NoSuchModuleError):
@@ -119,6 +123,12 @@ def _settle(connection: sqlite3.Connection, patience: int) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def _settle_to_read(connection: sqlite3.Connection, _: int) -> None:
+    """Set up a connection to SQLite that changes nothing, not even how the journal is kept."""
+    connection.isolation_level = None
+    connection.execute("PRAGMA query_only = ON")
 
 
 def _begin(connection: Connection) -> None:

@@ -89,8 +89,8 @@ def check_place(where: str | Path) -> None:
         _check_file(Path(url.database or ""), create=True)
 
 
-def open_pool(where: str | Path, *, create: bool = False) -> Pool:
-    """Open a pool, and bring its tables up to date.
+def open_pool(where: str | Path, *, create: bool = False, read_only: bool = False) -> Pool:
+    """Open a pool, and bring its tables up to date unless it is only to be read.
 
     Parameters
     ----------
@@ -98,6 +98,8 @@ def open_pool(where: str | Path, *, create: bool = False) -> Pool:
         A SQLite file, or a URL such as ``postgresql://user@host/database``.
     create : bool
         Whether to make the file and the tables where there are none; a file's folder must be there.
+    read_only : bool
+        Whether the database is to refuse every change; its tables must then be up to date.
 
     Raises
     ------
@@ -109,9 +111,9 @@ def open_pool(where: str | Path, *, create: bool = False) -> Pool:
     if is_file(url):
         _check_file(Path(name), create)
     with _said(name):
-        pool = Pool(make_engine(url, BUSY_SECONDS), name)
+        pool = Pool(make_engine(url, BUSY_SECONDS, read_only=read_only), name)
         try:
-            _prepare(pool, create)
+            _prepare(pool, create, read_only)
         except BaseException:
             pool.close()
             raise
@@ -134,7 +136,7 @@ def _check_file(path: Path, create: bool) -> None:
         raise ConfigError(f"folder {path.parent} does not exist: make it first")
 
 
-def _prepare(pool: Pool, create: bool) -> None:
+def _prepare(pool: Pool, create: bool, read_only: bool) -> None:
     with pool.engine.begin() as connection:
         if schema.check(connection, pool.where):
             return
@@ -142,6 +144,11 @@ def _prepare(pool: Pool, create: bool) -> None:
             raise ConfigError(
                 f"there is no pool in {pool.where} yet: make it with fedprint pool add"
             )
+    if read_only:
+        raise ConfigError(
+            f"{pool.where} was written by an older fedprint: bring it up to date with fedprint "
+            f"pool list {pool.where}"
+        )
     with writing(pool.engine).begin() as connection:
         if not schema.check(connection, pool.where):  # nobody else was first
             schema.upgrade(connection)
