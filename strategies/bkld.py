@@ -27,7 +27,7 @@ FloatArray = NDArray[np.floating]
 TILE = 4096
 """Sources and targets whose distances are computed at a time."""
 
-_CHUNK = 4096  # products that are summed in the arrays' own precision; such sums are in float64
+_CHUNK = 8192  # products that are summed in the arrays' own precision; such sums are in float64
 _CACHE_BYTES = 1 << 20  # temporaries of the terms: small enough for a cache
 
 
@@ -39,9 +39,9 @@ def bkld_matrix(
 ) -> NDArray[np.float64]:
     r"""Distance of every target from every source.
 
-    Products run in the precision of the arrays, and sums of more than 4,096 of them in float64.
+    Products run in the precision of the arrays, and sums of more than 8,192 of them in float64.
     float32 halves time and memory and moves distances by about 1e-7, far below the differences
-    between tasks (about 1e-3); at worst, with :math:`u = 2^{-24}`, by :math:`4100 u` times
+    between tasks (about 1e-3); at worst, with :math:`u = 2^{-24}`, by :math:`8200 u` times
     :math:`\langle w \cdot p, q \rangle`, which is below 1.
 
     Parameters
@@ -160,15 +160,18 @@ def _cross(
     if of_sources is not None or of_targets is not None:
         step = min(step, max(1, _CHUNK // bins))  # so that what is scaled stays small
     for part in _steps(features, step):
-        q, p = sources[:, part], targets[:, part]  # [s, f, b], [t, f, b]
-        if of_sources is not None:
-            q = q * of_sources[:, part, None].astype(q.dtype)
-        if of_targets is not None:
-            p = p * of_targets[:, part, None].astype(p.dtype)
-        out += _flat(q) @ _flat(p).T
+        out += _columns(sources, part, of_sources) @ _columns(targets, part, of_targets).T
     if of_sources is None and of_targets is None:
         out /= features
     return out
+
+
+def _columns(rows: FloatArray, part: slice, weights: NDArray[np.float64] | None) -> FloatArray:
+    """Return some features of rows [k, m, b] times their weights [k, m], as [k, f * b]."""
+    if weights is not None:
+        return _flat(rows[:, part] * weights[:, part, None].astype(rows.dtype))
+    bins = rows.shape[2]  # columns of a larger array: BLAS takes them without a copy
+    return _flat(rows)[:, part.start * bins : part.stop * bins]
 
 
 def negative_entropy(rows: FloatArray) -> NDArray[np.float64]:
