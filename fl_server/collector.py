@@ -247,12 +247,14 @@ class Collector:
         kept = dict(batch.releases)
         sizes = {site: len(release.payload) for site, release in kept.items()}
         if self._received is not None:
+            self._outcome.log.flush()  # a release that is kept answers a request in the log
             kept = self._received.keep(batch.releases, batch.nonces, self._outcome.spec)
         self._outcome.releases |= kept
         for site, release in kept.items():
             self._outcome.log.released(site, release.digests)
             if self._progress is not None:
                 self._progress.done(site, f"{sizes[site]} bytes verified")
+        self._outcome.log.flush()  # an entry says when its release came
         done = self._asked - len(self._awaited())
         log.info("fingerprints: %d of %d sites answered", done, self._asked)
         batch.releases.clear()
