@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 
-from fl_server import collector
+from fl_server import collector, progress
 from fl_server.exchange import (
     Begun,
     Exchange,
@@ -19,6 +19,7 @@ from fl_server.exchange import (
     exchange_fingerprints,
     exchange_newcomers,
 )
+from fl_server.progress import Progress
 from fl_server.received import RECEIVED, Received, Release
 from fl_server.runlog import RunLog
 from protocol.enrolment import make_enrolment, open_enrolment
@@ -29,7 +30,7 @@ from protocol.records import to_refusal
 from protocol.spec import Spec
 from protocol.trust_store import TrustStore
 from tests.fl_server.fake_sites import SPEC, FakeSite
-from tests.strategies.fake_grid import Dead, FakeGrid
+from tests.strategies.fake_grid import Dead, FakeGrid, Silent
 
 QUICK = Patience(2, 2, 1.0, 1.0)
 
@@ -211,6 +212,38 @@ def test_the_log_has_the_requests_of_what_is_kept_and_soon_the_releases(
         begun=Begun(log=RunLog.open(tmp_path)),
     )
     assert list(outcome.releases) == ["north", "slow", "south"]
+
+
+class Mute(Enrolled):
+    """Never answers."""
+
+    def release(self, content: RecordDict) -> RecordDict:
+        raise Silent
+
+
+def test_who_has_answered_at_the_deadline_is_heard_behind_many_who_have_not() -> None:
+    sites = [*(Mute(f"mute{i:02}") for i in range(30)), Enrolled("north"), Enrolled("south")]
+    outcome = exchanged(KeyGrid(sites), enrolled(*sites))
+    assert list(outcome.releases) == ["north", "south"]
+    assert {reason for _, reason in left_out(outcome)} == {"no-reply"}
+
+
+def test_the_status_is_written_when_something_happens_not_at_every_look(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown = []
+    monkeypatch.setattr(progress, "atomic_json", lambda path, value: shown.append(path))
+    monkeypatch.setattr(collector, "POLL_SECONDS", 0.01)
+    sites = [Enrolled("north"), Enrolled("south"), Mute("mute")]
+    exchange_fingerprints(
+        KeyGrid(sites),
+        SPEC,
+        "run-1",
+        coordinator=Authority(enrolled(*sites)),  # type: ignore[arg-type]
+        patience=QUICK,
+        progress=Progress(tmp_path, "run-1"),
+    )
+    assert len(shown) <= 5  # two phases, two answers, one that does not come
 
 
 def test_who_comes_late_is_asked_and_the_rest_is_not() -> None:
