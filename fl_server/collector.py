@@ -107,9 +107,10 @@ class Collector:
         self._approval_ends = started + approval
         self._meet(timeout)
         while self._line or self._pending or self._again:
-            self._pull(may_wait=time.monotonic() - started < approval)
             over = time.monotonic() - started
-            if over > (max(timeout, approval) if self._awaiting else timeout):
+            last = over > (max(timeout, approval) if self._awaiting else timeout)
+            self._pull(may_wait=over < approval, every=last)
+            if last and over > (max(timeout, approval) if self._awaiting else timeout):
                 break
             if self._line or self._pending or self._again:
                 time.sleep(POLL_SECONDS if self._roster.at_once is None else SIMULATED_SECONDS)
@@ -177,13 +178,13 @@ class Collector:
         for node in nonce_of.keys() - set(sent.values()):
             self._lose(self._sites[node], Problem("unreachable", "Flower took no message for it"))
 
-    def _pull(self, may_wait: bool) -> None:
+    def _pull(self, may_wait: bool, every: bool) -> None:
         if not self._pending:
             return
         batch = _Batch({}, {})
         with self._outcome.log.together(), self._showing():
             try:
-                for (node, nonce), reply in arrived(self._grid, self._pending):
+                for (node, nonce), reply in arrived(self._grid, self._pending, every):
                     self._take(node, nonce, reply, may_wait, batch)
                     if batch.full:
                         self._keep(batch)
@@ -247,12 +248,14 @@ class Collector:
         kept = dict(batch.releases)
         sizes = {site: len(release.payload) for site, release in kept.items()}
         if self._received is not None:
+            self._outcome.log.flush()  # a release that is kept answers a request in the log
             kept = self._received.keep(batch.releases, batch.nonces, self._outcome.spec)
         self._outcome.releases |= kept
         for site, release in kept.items():
             self._outcome.log.released(site, release.digests)
             if self._progress is not None:
                 self._progress.done(site, f"{sizes[site]} bytes verified")
+        self._outcome.log.flush()  # an entry says when its release came
         done = self._asked - len(self._awaited())
         log.info("fingerprints: %d of %d sites answered", done, self._asked)
         batch.releases.clear()

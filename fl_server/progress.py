@@ -40,6 +40,7 @@ class Progress:
     def __init__(self, folder: Path, run: str) -> None:
         self._folder, self._lock = folder, Lock()  # groups train in threads
         self._together, self._shown = False, 0.0
+        self._behind = False  # whether something happened since the status was shown
         self._status: dict[str, Any] = {
             "run": run,
             "state": "running",
@@ -64,7 +65,7 @@ class Progress:
         finally:
             self._together = False
             with self._lock:
-                if self._status["state"] == "running":
+                if self._behind and self._status["state"] == "running":
                     self._show()
 
     def phase(
@@ -136,12 +137,13 @@ class Progress:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._behind = True
         if not self._together or time.monotonic() - self._shown > SHOWN_SECONDS:
             self._show()
 
     def _show(self) -> None:
         atomic_json(self._folder / STATUS, self._status)
-        self._shown = time.monotonic()
+        self._behind, self._shown = False, time.monotonic()
 
 
 def read_status(folder: Path) -> Mapping[str, Any] | None:

@@ -84,8 +84,16 @@ class RunLog:
         try:
             yield
         finally:
-            lines, self._unwritten = self._unwritten, None
-            if lines and self._path is not None:
+            try:
+                self.flush()
+            finally:
+                self._unwritten = None
+
+    def flush(self) -> None:
+        """Wait for the disk within a block of `together`, before what follows from its entries."""
+        if self._unwritten:
+            lines, self._unwritten = self._unwritten, []
+            if self._path is not None:
                 append(self._path, b"".join(lines))
 
     def add(self, kind: str, *, at: datetime | None = None, **values: Any) -> None:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from pydantic import BaseModel
 
 _TOGETHER = 8
 """Files whose way to the disk is awaited at once."""
+
+_OPEN = 96
+"""Files that are open at once: macOS lets a process have 256, sockets and all."""
 
 
 def atomic_write(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -39,14 +43,14 @@ def atomic_write(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> N
 
 
 def atomic_writes(files: Mapping[Path, bytes]) -> None:
-    """Write many files, each as `atomic_write` would, but wait for the disk only once.
+    """Write many files, each as `atomic_write` would, but wait for the disk once for many.
 
     A crash may leave some of them old and some new, never one of them half.
 
     Parameters
     ----------
     files : mapping of Path to bytes
-        Content by target; up to some hundred, because all are open at once.
+        Content by target.
 
     Raises
     ------
@@ -55,13 +59,15 @@ def atomic_writes(files: Mapping[Path, bytes]) -> None:
     """
     for folder in {path.parent for path in files}:
         folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        new = [stack.enter_context(_Temporary(path)) for path in files]
-        for temporary, content in zip(new, files.values(), strict=True):
-            temporary.fill(content, 0o644)
-        _sync(new)
-        for temporary, path in zip(new, files, strict=True):
-            temporary.publish(os.replace, path)
+    rest = iter(files.items())
+    while some := dict(islice(rest, _OPEN)):
+        with ExitStack() as stack:
+            new = [stack.enter_context(_Temporary(path)) for path in some]
+            for temporary, content in zip(new, some.values(), strict=True):
+                temporary.fill(content, 0o644)
+            _sync(new)
+            for temporary, path in zip(new, some, strict=True):
+                temporary.publish(os.replace, path)
 
 
 def append(path: Path, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,16 +11,26 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 
-from fl_server import collector
-from fl_server.exchange import Exchange, Patience, exchange_fingerprints, exchange_newcomers
-from fl_server.received import RECEIVED, Received
+from fl_server import collector, progress
+from fl_server.exchange import (
+    Begun,
+    Exchange,
+    Patience,
+    exchange_fingerprints,
+    exchange_newcomers,
+)
+from fl_server.progress import Progress
+from fl_server.received import RECEIVED, Received, Release
+from fl_server.runlog import RunLog
 from protocol.enrolment import make_enrolment, open_enrolment
 from protocol.errors import ConfigError, FedprintError
+from protocol.files import sha256_hex
 from protocol.keys import Signer, generate_key, generate_node_key, public_pem, signer, signer_pem
 from protocol.records import to_refusal
+from protocol.spec import Spec
 from protocol.trust_store import TrustStore
 from tests.fl_server.fake_sites import SPEC, FakeSite
-from tests.strategies.fake_grid import Dead, FakeGrid
+from tests.strategies.fake_grid import Dead, FakeGrid, Silent
 
 QUICK = Patience(2, 2, 1.0, 1.0)
 
@@ -173,6 +183,67 @@ def test_waiting_for_approval_or_going_on_without(monkeypatch: pytest.MonkeyPatc
     outcome = exchanged(KeyGrid([north, south, slow]), store, patience=patient)
     assert left_out(outcome) == []
     assert list(outcome.releases) == ["north", "slow", "south"]
+
+
+def test_the_log_has_the_requests_of_what_is_kept_and_soon_the_releases(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(collector, "ASK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(collector, "BATCH", 1)
+
+    class Watched(Received):
+        def keep(
+            self, releases: Mapping[str, Release], nonces: Mapping[str, str], spec: Spec
+        ) -> dict[str, Release]:
+            said = RunLog.open(tmp_path).entries  # all that a kill would leave of it
+            asked = {e["nonce"] for e in said if e["kind"] == "request"}
+            assert {sha256_hex(nonce.encode()) for nonce in nonces.values()} <= asked
+            assert self.sites == {e["site"] for e in said if e["kind"] == "release"}
+            return super().keep(releases, nonces, spec)
+
+    sites = [Enrolled("north"), Enrolled("south"), Approving("slow")]
+    outcome = exchange_fingerprints(
+        KeyGrid(sites),
+        SPEC,
+        "run-1",
+        coordinator=Authority(enrolled(*sites)),  # type: ignore[arg-type]
+        patience=Patience(2, 2, 1.0, 1.0, approval=30.0),
+        received=Watched(tmp_path),
+        begun=Begun(log=RunLog.open(tmp_path)),
+    )
+    assert list(outcome.releases) == ["north", "slow", "south"]
+
+
+class Mute(Enrolled):
+    """Never answers."""
+
+    def release(self, content: RecordDict) -> RecordDict:
+        raise Silent
+
+
+def test_who_has_answered_at_the_deadline_is_heard_behind_many_who_have_not() -> None:
+    sites = [*(Mute(f"mute{i:02}") for i in range(30)), Enrolled("north"), Enrolled("south")]
+    outcome = exchanged(KeyGrid(sites), enrolled(*sites))
+    assert list(outcome.releases) == ["north", "south"]
+    assert {reason for _, reason in left_out(outcome)} == {"no-reply"}
+
+
+def test_the_status_is_written_when_something_happens_not_at_every_look(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown = []
+    monkeypatch.setattr(progress, "atomic_json", lambda path, value: shown.append(path))
+    monkeypatch.setattr(collector, "POLL_SECONDS", 0.01)
+    sites = [Enrolled("north"), Enrolled("south"), Mute("mute")]
+    exchange_fingerprints(
+        KeyGrid(sites),
+        SPEC,
+        "run-1",
+        coordinator=Authority(enrolled(*sites)),  # type: ignore[arg-type]
+        patience=QUICK,
+        progress=Progress(tmp_path, "run-1"),
+    )
+    assert len(shown) <= 5  # two phases, two answers, one that does not come
 
 
 def test_who_comes_late_is_asked_and_the_rest_is_not() -> None:

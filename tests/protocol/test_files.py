@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import stat
 from pathlib import Path
 
@@ -88,3 +89,14 @@ def test_class_keys() -> None:
     ]
     card = TaskCard(name="tissue", classes=classes)
     assert class_keys(card) == ("grey matter", "110", "x")
+
+
+def test_more_files_than_a_process_may_have_open(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    many = {tmp_path / f"{i}": b"x" for i in range(300)}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        atomic_writes(many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert set(tmp_path.iterdir()) == many.keys()
