@@ -185,6 +185,11 @@ def resize_shorter(pixels: Pixels, preprocess: Preprocess) -> Image.Image:
         max(preprocess.resize, preprocess.resize * width // short),
         max(preprocess.resize, preprocess.resize * height // short),
     )
+    if size[0] * size[1] > LARGEST:
+        raise DataError(
+            f"an image of {width} x {height} pixels is too thin to be made {preprocess.resize} "
+            "pixels wide: crop it or take it out"
+        )
     image = Image.fromarray(pixels)
     if size == image.size:
         return image

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from fl_client.readers.cut import Cut, Plane
+from fl_client.readers.folders import find_folders
 from fl_client.readers.records import Records
 from protocol.errors import DataError, one_line
 from protocol.names import SiteName
@@ -178,10 +179,14 @@ class DataTable(BaseModel):
     def listings(self, root: Path) -> list[Path]:
         """Return the files that list the images, where the data lie in `root`."""
         named = [name for name in (self.manifest, self.npz) if name]
+        own = ""
         if self.dataset:
             own = self.dataset.rpartition(":")[2]
             named += [f"{own}/dataset_dict.json", f"{own}/state.json", own]
-        return [root / name for name in named]
+        # the splits of a dataset, and class subfolders, change without the folder around them
+        below = find_folders(root / own) if self.dataset else []
+        states = [folder / "state.json" for folder in below]
+        return [*(root / name for name in named), *below, *states]
 
 
 class SiteFile(BaseModel):

@@ -17,6 +17,7 @@ from fl_client.readers.cut import Cut, Plane
 from fl_client.readers.rows import Row, inside
 from fl_client.readers.source import ArraySlice
 from protocol.errors import DataError
+from protocol.names import printable
 
 _AXES: dict[Plane, int] = {"axial": 0, "coronal": 1, "sagittal": 2}
 
@@ -51,8 +52,11 @@ def read_arrays(folder: Path, npz: str, named_in: Path, cut: Cut | None = None) 
                 for split in splits
                 for row in _split_rows(archive, keys, split, path, cut or Cut())
             ]
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, SyntaxError) as error:
-        raise DataError(f"npz file {path} cannot be read ({error}): write it again") from error
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive can make a decoder raise nearly anything
+        detail = printable(str(error), 300) or type(error).__name__
+        raise DataError(f"npz file {path} cannot be read ({detail}): write it again") from error
     if not rows:
         raise DataError(f"site folder {folder} holds no images after reading {npz}: add some")
     return rows

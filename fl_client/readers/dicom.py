@@ -16,7 +16,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
 
 from fl_client.images import LARGEST, Pixels, array_to_rgb
 from fl_client.readers.cut import Cut
@@ -25,6 +25,7 @@ from fl_client.readers.dicom_window import of_frame, to_grey
 from fl_client.readers.source import BurntIn, Source, Stamp, Window, stamp_of
 from fl_client.readers.window import grey, to_eight_bits
 from protocol.errors import DataError
+from protocol.names import printable
 
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 _MOST_FRAMES = 10_000
@@ -106,8 +107,12 @@ class Frame(Source):
             header = pydicom.dcmread(file, stop_before_pixels=True)
             if not header.file_meta.TransferSyntaxUID.is_compressed:
                 return header
-            encoded = encoded_size(file, header, self.frame) or size
-        if encoded != size:
+            encoded = encoded_size(file, header, self.frame)
+        if encoded is None and header.file_meta.TransferSyntaxUID != RLELossless:
+            raise DataError(
+                f"image {self.path} has a compressed frame that does not say its size: take it out"
+            )
+        if encoded is not None and encoded != size:
             raise DataError(
                 f"image {self.path} declares {size[1]} x {size[0]} pixels and its compressed frame "
                 f"{encoded[1]} x {encoded[0]}: take it out"
@@ -185,7 +190,7 @@ def _no_decoder(read: FileDataset, path: Path) -> str:
     try:
         found = get_decoder(syntax).is_available
     except NotImplementedError:
-        return f"image {path} is stored as {syntax.name}, no still image: convert it"
+        return f"image {path} is stored as {printable(syntax.name, 80)}, no still image: convert it"
     if found:
         return ""
     return (
@@ -196,7 +201,7 @@ def _no_decoder(read: FileDataset, path: Path) -> str:
 
 def _class_of(read: FileDataset) -> str:
     uid: Any = read.get("SOPClassUID")
-    return str(getattr(uid, "name", "no image class"))
+    return printable(str(getattr(uid, "name", "no image class")), 80)
 
 
 def _colour(values: NDArray[np.generic], bits: int, path: Path) -> Pixels:

@@ -42,6 +42,8 @@ def _has_magic(path: Path) -> bool:
     if path.name.upper() == "DICOMDIR":  # a table of contents
         return False
     try:
+        if not path.is_file():  # opening a pipe waits for ever
+            return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:

@@ -123,7 +123,7 @@ def _parquet(table: Path) -> Iterator[tuple[str, Cells]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{table}, row {number}", {k: _text(v) for k, v in row.items()}
-    except (OSError, ArrowException) as error:
+    except (OSError, ArrowException, UnicodeDecodeError, OverflowError) as error:
         detail = " ".join(str(error).split())
         raise DataError(f"manifest {table} cannot be read ({detail}): write it again") from error
 

@@ -138,7 +138,9 @@ def _volume(path: Path, stamp: Stamp) -> _Volume:
 def _load(path: Path) -> Any:  # nibabel.Nifti1Pair, of which most is untyped
     try:
         image: Any = nibabel.load(path)
-        _turning.io_orientation(image.affine)
+        axes = _turning.io_orientation(image.affine)
+        if np.isnan(axes).any():
+            raise ValueError("its affine leaves out an axis")
     except Exception as error:  # a damaged file can make a parser raise nearly anything
         raise _unreadable(path, error) from error
     if not isinstance(image, nibabel.Nifti1Pair):

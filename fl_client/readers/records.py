@@ -74,10 +74,19 @@ class Record(Source):
     def _where(self) -> Path:
         return self.path / self.place
 
+    def _file(self, named: str) -> Path:
+        """Return a file that a row names: beside the row, or what the hub's package unpacked."""
+        from datasets import config
+
+        file, roots = Path(named).resolve(), (self.path.parent, Path(config.HF_DATASETS_CACHE))
+        if not any(file.is_relative_to(root.resolve()) for root in roots):
+            raise PermissionError
+        return file
+
     def _content(self) -> bytes:
         try:
             cell = self.rows[self.number][self.column]
-            return bytes(cell["bytes"] or Path(cell["path"]).read_bytes())
+            return bytes(cell["bytes"] or self._file(cell["path"]).read_bytes())
         except Exception as error:  # an empty cell, or a file that is gone
             raise DataError(
                 f"image {self._where} cannot be read ({type(error).__name__}): mend the dataset"
@@ -115,7 +124,9 @@ def read_dataset(folder: Path, records: Records, named_in: Path) -> list[Row]:
     rows: list[Row] = []
     for name in sorted(parts):
         split = split_named(name, f"{named_in}: dataset") if len(parts) > 1 else None
-        rows += _rows(_part_of(parts[name], records, named_in), name, split, records, path)
+        state = path.parent / name / "state.json"  # the list of splits stays when one is replaced
+        own = state if path.name == "dataset_dict.json" else path
+        rows += _rows(_part_of(parts[name], records, named_in), name, split, records, own)
     if not rows:
         raise DataError(f"{named_in}: dataset {records.dataset} holds no images: correct it")
     if records.subject is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fl_client.readers.source import Source
 from protocol.errors import DataError
+from protocol.names import printable
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -31,7 +32,14 @@ def inside(folder: Path, name: str, where: str) -> Path:
         If it does; begins with `where`.
     """
     path = Path(os.path.normpath(folder / name))
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        leads_out = not path.resolve().is_relative_to(folder.resolve())
+        path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, links in a circle
+        raise DataError(
+            f"{where}: {printable(name, 80)} is no path that can be used: correct it"
+        ) from error
+    if Path(name).is_absolute() or leads_out:
         raise DataError(f"{where}: {name} lies outside the site's folder: copy it into {folder}")
     return path
 

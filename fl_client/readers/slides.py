@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -147,7 +148,10 @@ def _side_at_0(slide: openslide.OpenSlide, cut: Cut, path: Path) -> float:
 def _resolution(slide: openslide.OpenSlide, path: Path) -> float:
     """Return micrometres a pixel of level 0."""
     try:
-        return float(slide.properties[openslide.PROPERTY_NAME_MPP_X])
+        found = float(slide.properties[openslide.PROPERTY_NAME_MPP_X])
+        if not 0 < found < math.inf:
+            raise ValueError
+        return found
     except (KeyError, ValueError) as error:
         raise DataError(
             f"image {path} does not say its micrometres a pixel: give [data] level instead of mpp"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ MOST_FOLDERS = 20_000
 
 def is_run(folder: Path) -> bool:
     """Tell whether a folder is a run's, whole or not."""
-    return any((folder / mark).is_file() for mark in MARKS)
+    return any(os.path.isfile(folder / mark) for mark in MARKS)  # False where we may not look
 
 
 def find_runs(root: Path) -> dict[str, Path]:

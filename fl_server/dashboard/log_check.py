@@ -45,7 +45,8 @@ def check_log(folder: Path) -> LogCheck | None:
     if not (folder / "log" / CHECKPOINT).is_file():
         return None
     try:
-        check_file(folder / "log" / ENTRIES)
+        for name in (ENTRIES, CHECKPOINT):
+            check_file(folder / "log" / name)
         pem = (folder / "coordinator.pub.pem").read_text(encoding="utf-8")
         log = read_log(folder, pem)
         kinds = Counter(printable(str(json.loads(line)["kind"]), 60) for line in log.lines)

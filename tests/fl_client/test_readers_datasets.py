@@ -165,3 +165,14 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         'SITE/site.toml names a Hugging Face dataset: run pip install "fedprint[datasets]" to read '
         "it"
     )
+
+
+def test_a_split_that_is_replaced_is_noticed(tmp_path: Path) -> None:
+    parts = {"train": rows(4), "test": rows(2, 4)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
+    before = site(tmp_path, 'dataset = "d"')
+    digest, stamp = known_digest(before), site_stamp(before.folder)
+    rows(4, 6).save_to_disk(tmp_path / "d" / "train")  # type: ignore[attr-defined]
+    after = site(tmp_path, 'dataset = "d"')
+    assert known_digest(after) == after.data_digest != digest
+    assert site_stamp(after.folder) != stamp
