@@ -64,8 +64,8 @@ def uniform(counts: Counts) -> Counts:
 BROKEN: dict[str, tuple[Release, str]] = {
     "a row bare": (without(ROW), "in 5 of 40 counts 0.00 times"),
     "every fifth count bare": (without(CELLS), "in 8 of 40 counts 0.00 times"),
-    "five in a hundred bare": (
-        lambda c: np.where(RNG.random(c.shape) < 0.05, c, intact(c)),
+    "three in a hundred bare": (
+        lambda c: np.where(RNG.random(c.shape) < 0.03, c, intact(c)),
         "the gate adds no noise to some counts: ",
     ),
     "none": (lambda c: c, "the gate's noise is 0.00 times the declared one"),
@@ -79,7 +79,7 @@ BROKEN: dict[str, tuple[Release, str]] = {
     "doubled": (lambda c: intact(2 * c), "the gate releases other counts, of "),
     "eight images more": (
         lambda c: intact(c + (CELLS * 8)),
-        "the gate releases other counts, of 15",
+        "the gate releases other counts, of 1",  # 158, give or take what the noise leaves
     ),
     "shared": (one_draw_a_row, "the gate"),  # zeros of a row come together, too
     "two alike": (one_draw_for_two, "the gate's noise of one count depends on that of another"),
