@@ -17,7 +17,9 @@ from protocol.runfiles import (
     SiteGroupEntry,
 )
 from protocol.sharing import GroupPlan, row_name
+from protocol.spec import Spec
 from protocol.taskcard import TaskCard, class_keys
+from protocol.verify import VerifiedRelease
 from strategies.assign import Assignment, assign
 from strategies.cotrain import plan_group
 from strategies.flower import strategy_maker
@@ -70,14 +72,8 @@ def place(
     plans, models, settings
         See `fl_server.join.join`.
     """
-    members = {member for group in groups.groups for member in group.sites}
-    found = assign(
-        everybody.releases[site].verified.fingerprint,
-        [f for f in everybody.fingerprints if f.site in members],
-        [Group(group.name, group.sites) for group in groups.groups],
-        everybody.spec,
-        placing_options(settings),
-    )
+    known = {name: release.verified for name, release in everybody.releases.items()}
+    found = assigned(site, known, groups, everybody.spec, settings)
     home = next((group for group in groups.groups if group.name == found.group), None)
     if home is None:
         home = GroupEntry(name=_free_name(groups), sites=[site])
@@ -89,6 +85,44 @@ def place(
         placed = _shared(site, found, home, cards, plans, models, settings)
     groups.sites[site] = _entry(placed)
     return placed
+
+
+def assigned(
+    site: str,
+    known: Mapping[str, VerifiedRelease],
+    groups: GroupsFile,
+    spec: Spec,
+    settings: RunSettings,
+) -> Assignment:
+    """Return where a newcomer belongs among the groups of its own objective.
+
+    Parameters
+    ----------
+    site : str
+        The newcomer.
+    known : mapping of str to VerifiedRelease
+        Its release, and those of all sites of the groups.
+    groups : GroupsFile
+        The groups so far.
+    spec, settings
+        Of the run.
+    """
+    own = known[site].card.objective
+    among = [
+        group
+        for group in groups.groups
+        if all(known[member].card.objective == own for member in group.sites)
+    ]
+    if not among:
+        reason = f"Came later. Nobody else has its objective, {own}, so it stays alone."
+        return Assignment(site, None, 0.0, 0.0, 0.0, reason, [], [])
+    return assign(
+        known[site].fingerprint,
+        [known[member].fingerprint for group in among for member in group.sites],
+        [Group(group.name, group.sites) for group in among],
+        spec,
+        placing_options(settings),
+    )
 
 
 def placing_options(settings: RunSettings) -> GroupingOptions:

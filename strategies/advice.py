@@ -105,8 +105,14 @@ def _of_others(around: Neighbourhood, sides: Sequence[Measurement]) -> list[Meas
 def _candidates(
     around: Neighbourhood, offered: Mapping[str, Detail], scenario: Scenario
 ) -> list[int]:
-    """Return who may be a source: of a name or a policy, whoever has one, if anybody does."""
+    """Return who may be a source: of a name or a policy, whoever has one, if anybody does.
+
+    A task of another objective may hand over what it learnt, but is nobody to train with.
+    """
     allowed = around.eligible()[:, around.target]
+    if scenario == "co-training":
+        own = around.tasks[around.target].objective
+        allowed &= np.array([task.objective == own for task in around.tasks])
     every = [i for i in range(len(around.tasks)) if allowed[i]]
     able = [i for i in every if around.tasks[i].id in offered]
     return able if able and scenario in NAMED else every

@@ -7,20 +7,29 @@ Godau et al., *Beyond Knowledge Silos* (https://arxiv.org/abs/2412.08763), compa
 
 Since :math:`\log softmax(q) = q - lse(q)` and :math:`\sum_b p_{ib} = 1`,
 
-.. math:: \sum_i w_i KL_i = \sum_i w_i \Big( \sum_b p_{ib} \log p_{ib} + lse(q_i) \Big)
+.. math:: \sum_i w_i KL_i = \sum_i w_i \left( \sum_b p_{ib} \log p_{ib} + lse(q_i) \right)
                           - \langle w \cdot p, q \rangle
 
 where only the last term mixes source and target: it is one GEMM for all pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
 from protocol.errors import BadShape, FedprintError
+from strategies.whole_numbers import Counts, feature_gram, terms_at_once
 
-__all__ = ["TILE", "bkld_matrix", "bkld_tiles", "log_normaliser", "negative_entropy"]
+__all__ = [
+    "TILE",
+    "bkld_matrix",
+    "bkld_of_counts",
+    "bkld_tiles",
+    "log_normaliser",
+    "negative_entropy",
+]
 
 FloatArray = NDArray[np.floating]
 
@@ -80,6 +89,45 @@ def bkld_matrix(
     for s, t, tile in bkld_tiles(sources, targets, source_weights, target_weights):
         out[s, t] = tile
     return out
+
+
+def bkld_of_counts(counts: Sequence[Counts]) -> NDArray[np.float64] | None:
+    """Distance of every site from every other, out of plain counts: all features alike.
+
+    The same as `bkld_matrix` of their rows to some 1e-15, in a third of the time: products of
+    counts are summed without rounding, and logarithms looked up.
+
+    Parameters
+    ----------
+    counts
+        Of k sites, each of shape ``[m, b]``.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Shape ``[k, k]``; None where rows of a site do not add up to one number, as those of noised
+        counts, or to more than 4,096.
+    """
+    totals = [_total(each) for each in counts]
+    largest = max(totals, default=0)
+    if not all(totals) or not terms_at_once(largest):
+        return None
+    m, n = len(counts[0]), np.array(totals, dtype=np.float64)  # [k]
+    own = np.empty((2, len(counts)))  # mean of sum p log p, and of the normaliser
+    for site, (each, total) in enumerate(zip(counts, totals, strict=True)):
+        share = np.arange(total + 1) / total
+        own[0, site] = np.bincount(each.ravel(), minlength=total + 1) @ xlogy(share, share) / m
+        own[1, site] = np.log(np.exp(share)[each].sum(axis=1)).mean()
+    return np.asarray(
+        own[1][:, None] + own[0] - feature_gram(counts, largest) / (n[:, None] * n) / m
+    )
+
+
+def _total(counts: Counts) -> int:
+    """Return what every row of counts adds up to; 0 where rows differ, or hold less than 0."""
+    sums = counts.sum(axis=1)
+    total = int(sums[0])
+    return total if counts.min() >= 0 and bool((sums == total).all()) else 0
 
 
 def bkld_tiles(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from protocol.sharing import GroupPlan, row_name
 from protocol.taskcard import TaskCard, class_keys
+from strategies.objectives import UNTRAINED
 
 
 def plan_group(
@@ -28,9 +29,15 @@ def plan_group(
     Returns
     -------
     GroupPlan
-        With the head rows of every class that at least two of the sites hold.
+        With the head rows of every class that at least two of the sites hold. Sites of different
+        objectives share nothing.
     """
     sites = sorted(cards)
+    objectives = sorted({card.objective for card in cards.values()})
+    if len(objectives) > 1:
+        return _apart(group, sites, f"Objectives differ ({', '.join(objectives)})")
+    if objectives and objectives[0] in UNTRAINED:
+        return _apart(group, sites, f"A {objectives[0]} is compared and grouped only")
     keys = {site: set(class_keys(cards[site])) for site in sites}
     holders = {
         key: [site for site in sites if key in keys[site]]
@@ -49,6 +56,18 @@ def plan_group(
         apart=apart,
         trainable=bool(common),
         expectation=_expectation(sites, apart, len(holders), len(common), bool(rows)),
+    )
+
+
+def _apart(group: str, sites: list[str], why: str) -> GroupPlan:
+    return GroupPlan(
+        group=group,
+        sites=sites,
+        shared_classes=[],
+        holders={},
+        apart=sites,
+        trainable=False,
+        expectation=f"{why}, so nothing is trained together.",
     )
 
 

@@ -75,8 +75,10 @@ def centroid_linkage(squared: FloatArray, sizes: Sequence[int] | None = None) ->
     size = np.ones(k) if sizes is None else np.array(sizes, dtype=np.float64)
     name = np.arange(k)
     merges = np.empty((max(0, k - 1), 4))
+    nearest, least = _nearest(d)
     for step in range(k - 1):
-        i, j = sorted(divmod(int(np.argmin(d)), k))
+        first = int(least.argmin())
+        i, j = sorted((first, int(nearest[first])))
         height, total = d[i, j], size[i] + size[j]
         merges[step] = *sorted((name[i], name[j])), max(height, 0.0), total
         a, b = size[i] / total, size[j] / total
@@ -85,8 +87,20 @@ def centroid_linkage(squared: FloatArray, sizes: Sequence[int] | None = None) ->
         d[i, i] = np.inf
         d[j, :], d[:, j] = np.inf, np.inf
         size[i], name[i] = total, k + step
+        closer = (moved < least) | ((moved == least) & (nearest > i))
+        nearest[closer], least[closer] = i, moved[closer]
+        gone = (nearest == i) & ~closer | (nearest == j)
+        gone[[i, j]] = True
+        stale = np.flatnonzero(gone)
+        nearest[stale], least[stale] = _nearest(d[stale])
     merges[:, 2] = np.maximum.accumulate(merges[:, 2]) if k > 1 else merges[:, 2]
     return merges
+
+
+def _nearest(rows: FloatArray) -> tuple[NDArray[np.intp], FloatArray]:
+    """Return where each row ``[r, k]`` is least, of several the first, and its least value."""
+    where = rows.argmin(axis=1) if rows.size else np.empty(len(rows), dtype=np.intp)
+    return where, rows[np.arange(len(rows)), where]
 
 
 def best_cut(linkage: FloatArray, scale: float, spread: float) -> Cut:

@@ -30,9 +30,9 @@ from strategies.dendrogram import (
     split_oversized,
 )
 from strategies.doubt import notes, sureness
-from strategies.excess import site_distances
+from strategies.excess import Overlap, histograms_below, overlap, site_distances
 from strategies.explain import Explanation, explain
-from strategies.measures import stack
+from strategies.measures import require_one_spec
 from strategies.nested import nested_linkage
 from strategies.partners import partners
 from strategies.stability import stability
@@ -41,6 +41,9 @@ __all__ = [
     "Group",
     "Grouping",
     "GroupingOptions",
+    "by_content",
+    "by_evidence",
+    "compared",
     "find_groups",
     "group",
     "named_groups",
@@ -151,7 +154,10 @@ class Grouping:
 
 
 def group(
-    fingerprints: Sequence[Fingerprint], spec: Spec, options: GroupingOptions | None = None
+    fingerprints: Sequence[Fingerprint],
+    spec: Spec,
+    options: GroupingOptions | None = None,
+    found: Overlap | None = None,
 ) -> Grouping:
     """Group sites that may train together.
 
@@ -163,6 +169,8 @@ def group(
         What the fingerprints were made by.
     options
         Sizes of groups and the like.
+    found
+        Their `compared`, where that is at hand; then they come in the order `by_content`.
 
     Returns
     -------
@@ -177,18 +185,18 @@ def group(
         If a fingerprint was made by another spec.
     """
     options = options or GroupingOptions()
-    ordered = by_content(fingerprints)
+    ordered = by_content(fingerprints) if found is None else list(fingerprints)
     names = [f.site for f in ordered]
     if len(set(names)) < len(names):
         raise FedprintError("a site sent two fingerprints: keep one of each")
-    rows = stack(ordered, spec)  # [k, m, b]
+    require_one_spec(ordered, spec)
     if by_evidence(ordered, spec, options):
         return _by_evidence(ordered, names, spec, options)
     images, draws = [f.n_images for f in ordered], spec.sampling.draws
-    squared = site_distances(rows, images, draws)  # [k, k]
+    squared = site_distances(found or compared(ordered), images, draws)  # [k, k]
     groups, linkage, cut = find_groups(squared, options)
     steady = stability(
-        rows,
+        [f.counts for f in ordered],
         images,
         draws,
         groups,
@@ -200,6 +208,11 @@ def group(
     sites = explain(squared, groups, names, cut.height, steady, ranked, confidence=steady)
     named = named_groups(groups, names)
     return Grouping(named, sites, names, squared, linkage, cut.height, cut.support)
+
+
+def compared(ordered: Sequence[Fingerprint]) -> Overlap:
+    """Return what all distances that groups are cut by are made of, for `site_distances`."""
+    return overlap(histograms_below([f.counts for f in ordered]))
 
 
 def by_evidence(fingerprints: Sequence[Fingerprint], spec: Spec, options: GroupingOptions) -> bool:

@@ -12,8 +12,9 @@ from protocol.fingerprint import Fingerprint
 from protocol.spec import Spec
 from strategies.alike import Pool, descend, pool_of
 from strategies.dendrogram import Partition, best_cut, centroid_distance, centroid_linkage
-from strategies.grouping import GroupingOptions, by_evidence, site_distances
-from strategies.measures import stack
+from strategies.excess import site_distances
+from strategies.grouping import GroupingOptions, by_evidence, compared
+from strategies.measures import require_one_spec
 from strategies.nested import nested_linkage
 from strategies.search import placement, refit
 
@@ -66,10 +67,11 @@ def view_of(
     SpecMismatch
         If a fingerprint was made by another spec.
     """
-    rows = stack(ordered, spec)  # [k + 1, m, b]
+    require_one_spec(ordered, spec)
     new = len(ordered) - 1
     if not by_evidence(ordered, spec, options):
-        squared = site_distances(rows, [f.n_images for f in ordered], spec.sampling.draws)
+        images = [f.n_images for f in ordered]
+        squared = site_distances(compared(ordered), images, spec.sampling.draws)
         cut = joining_cut(squared[:new, :new], options)
         return View(
             squared, cut, [cut - centroid_distance(squared, [new], g) for g in groups], None

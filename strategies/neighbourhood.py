@@ -30,6 +30,8 @@ class PoolTask:
         How many.
     words
         Keywords of its card.
+    objective
+        What is learnt: none trains together with a task of another.
     """
 
     id: str
@@ -39,6 +41,7 @@ class PoolTask:
     images: int = 0
     classes: int = 0
     words: frozenset[str] = frozenset()
+    objective: str = "classification"
 
     def is_same(self, other: PoolTask) -> bool:
         """Tell whether two releases are of one task: neither advises the other."""

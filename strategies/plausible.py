@@ -102,9 +102,8 @@ def counted_below(fingerprints: Sequence[Fingerprint]) -> Iterator[FloatArray]:
     k, (m, bins) = len(fingerprints), fingerprints[0].counts.shape
     views = np.array([_views(f) for f in fingerprints])  # [k]
     for part in feature_blocks(k, m, bins):
-        counts = np.stack([f.counts[part] for f in fingerprints])  # [k, part, b]
-        below = counts.cumsum(axis=2, dtype=np.float64)[:, :, :-1].reshape(k, -1)
-        yield below / views[:, None]
+        counts = np.stack([f.counts[part] for f in fingerprints]).astype(np.float64)  # [k, part, b]
+        yield counts.cumsum(axis=2)[:, :, :-1].reshape(k, -1) / views[:, None]
 
 
 def _below(fingerprint: Fingerprint) -> tuple[FloatArray, FloatArray]:

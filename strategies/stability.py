@@ -5,31 +5,36 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from protocol.fingerprint import histograms
+from strategies.blas import single_blas
 from strategies.dendrogram import Partition
 from strategies.excess import (
+    Overlap,
     below_edges,
+    counted_overlap,
     debiased,
-    overlap,
     per_sample,
     population_spread,
     relative,
     spread_below,
+    summed_below,
 )
+from strategies.whole_numbers import Counts
 
-__all__ = ["resample", "stability", "together"]
+__all__ = ["stability", "together"]
 
 FloatArray = NDArray[np.float64]
 
 # The features of one image go together, which histograms do not show. Resampling all of them as
 # if they were independent would average the noise away, so each draw keeps this many at random.
 _FEATURES = 64
-_AT_ONCE = 4  # draws; each takes some hundred bytes a bin
+_AT_ONCE = 4  # draws; each takes eight bytes a site, kept feature and bin
+_CACHE_BYTES = 1 << 19
 
 
 def stability(
-    rows: FloatArray,
+    counts: Sequence[Counts],
     images: Sequence[int],
     sampling_draws: int | None,
     groups: Partition,
@@ -41,14 +46,14 @@ def stability(
 
     Parameters
     ----------
-    rows
-        Histograms, shape ``[k, m, b]``.
+    counts
+        What was counted at k sites, each of shape ``[m, b]``, without noise.
     images
         Number of images of each site, length k.
     sampling_draws
         Number of draws with replacement behind a histogram, None where each image counts once.
     groups
-        Groups of indices as found in ``rows``.
+        Groups of indices as found in the counts.
     find
         Finds groups in squared distances ``[k, k]``.
     draws
@@ -63,46 +68,40 @@ def stability(
     """
     if draws == 0:
         return None
-    member = together(groups, len(rows))  # [k, k]
+    k, m = len(counts), len(counts[0])
+    member = together(groups, k)  # [k, k]
 
     def draw(rng: np.random.Generator) -> FloatArray:
         """Return the overlap of each site's groups, ``[k]``."""
-        keep = np.sort(rng.permutation(rows.shape[1])[:_FEATURES])
-        kept = rows[:, keep]  # [k, m', b]
-        new = overlap([below_edges(resample(kept, images, rng))])
-        old = population_spread(spread_below(below_edges(kept)), images, sampling_draws)  # [k]
+        keep = np.sort(rng.permutation(m)[:_FEATURES])
+        spreads, found = _redrawn([each[keep] for each in counts], images, rng)
+        old = population_spread(spreads, images, sampling_draws)  # [k]
         # the first sampling and the second one both scatter
         variance = old * per_sample(images, sampling_draws)
-        variance += population_spread(new.spread, images) * per_sample(images)
-        found = find(relative(debiased(new.squared, variance), old))
-        now = together(found, len(rows))
+        variance += population_spread(found.spread, images) * per_sample(images)
+        now = together(find(relative(debiased(found.squared, variance), old)), k)
         return np.asarray((member & now).sum(axis=1) / (member | now).sum(axis=1))
 
     generators = np.random.default_rng(seed).spawn(draws)
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(_AT_ONCE) as pool:
-        total = sum(pool.map(draw, generators), np.zeros(len(rows)))
+    with single_blas(), ThreadPoolExecutor(_AT_ONCE) as pool:
+        total = sum(pool.map(draw, generators), np.zeros(k))
     return [float(value) for value in total / draws]
 
 
-def resample(rows: FloatArray, images: Sequence[int], rng: np.random.Generator) -> FloatArray:
-    """Draw new histograms of as many images from the old ones.
+def _redrawn(
+    kept: Sequence[Counts], images: Sequence[int], rng: np.random.Generator
+) -> tuple[FloatArray, Overlap]:
+    """Return the spreads ``[k]`` of some features' histograms, and what they are drawn anew.
 
-    Parameters
-    ----------
-    rows
-        Histograms, shape ``[k, m, b]``.
-    images
-        Number of images of each site, length k.
-    rng
-        Source of randomness.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape ``[k, m, b]``, rows summing to 1.
+    Some sites are drawn at a time, so that what comes between stays in the processor's cache.
     """
-    n = np.maximum(np.asarray(images), 1)
-    return np.asarray(rng.multinomial(n[:, None], rows) / n[:, None, None])
+    size, spreads, below = max(1, _CACHE_BYTES // (8 * kept[0].size)), [], []
+    n = np.maximum(images, 1)  # [k]
+    for part in (slice(start, start + size) for start in range(0, len(kept), size)):
+        rows = histograms(np.stack(kept[part]))  # [s, m', b]
+        spreads.append(spread_below(below_edges(rows)))
+        below.append(summed_below(rng.multinomial(n[part, None], rows)))  # [s, m', e]
+    return np.concatenate(spreads), counted_overlap(np.concatenate(below), n)
 
 
 def together(groups: Partition, k: int) -> NDArray[np.bool_]:

@@ -65,7 +65,9 @@ class Suspicion:
     certain: bool
 
 
-def suspicions(fingerprints: Sequence[Fingerprint], spec: Spec) -> list[Suspicion]:
+def suspicions(
+    fingerprints: Sequence[Fingerprint], spec: Spec, found: Overlap | None = None
+) -> list[Suspicion]:
     """Look for fingerprints that are not what they claim.
 
     Parameters
@@ -74,6 +76,8 @@ def suspicions(fingerprints: Sequence[Fingerprint], spec: Spec) -> list[Suspicio
         All of the pool, one a site, made by the spec. Names play no part.
     spec
         What they were made by.
+    found
+        Of their `strategies.plausible.counted_below`, where that is at hand.
 
     Returns
     -------
@@ -88,7 +92,7 @@ def suspicions(fingerprints: Sequence[Fingerprint], spec: Spec) -> list[Suspicio
     if not fingerprints:
         return []
     require_one_spec(fingerprints, spec)
-    found = overlap(counted_below(fingerprints))
+    found = found or overlap(counted_below(fingerprints))
     looks: Sequence[Callable[[Sequence[Fingerprint], Spec], Iterator[Suspicion]]] = (
         _noise,
         _impossible,

@@ -299,10 +299,23 @@ def rows_of(tasks: Sequence[Task]) -> tuple[FloatArray, Spec]:
     ConfigError
         If a task has no fingerprint.
     """
+    prints = fingerprints_of(tasks)
+    return stack(prints, tasks[0].spec), tasks[0].spec
+
+
+def fingerprints_of(tasks: Sequence[Task]) -> list[Fingerprint]:
+    """Return the fingerprint of every task.
+
+    Raises
+    ------
+    FedprintError
+        If there are no tasks.
+    ConfigError
+        If one has no fingerprint.
+    """
     if not tasks:
         raise FedprintError("there are no fingerprints to compare: give at least one")
-    prints = [task.fingerprint for task in tasks if task.fingerprint is not None]
-    if len(prints) < len(tasks):
-        missing = next(task.name for task in tasks if task.fingerprint is None)
-        raise ConfigError(f"task {missing} has no fingerprint: release one first")
-    return stack(prints, tasks[0].spec), tasks[0].spec
+    for task in tasks:
+        if task.fingerprint is None:
+            raise ConfigError(f"task {task.name} has no fingerprint: release one first")
+    return [task.fingerprint for task in tasks if task.fingerprint is not None]

@@ -20,7 +20,7 @@ def symmetric(sources: FloatArray, targets: FloatArray) -> FloatArray:
 
     Achille et al. (arXiv 1902.03545), section 3:
 
-    .. math:: d_{sym}(F_a, F_b) = d_{cos}\Big( \frac{F_a}{F_a + F_b}, \frac{F_b}{F_a + F_b} \Big)
+    .. math:: d_{sym}(F_a, F_b) = d_{cos}\left( \frac{F_a}{F_a + F_b}, \frac{F_b}{F_a + F_b} \right)
 
     The scaling lets filters of small and of large Fisher information weigh alike. A filter that
     neither task uses says nothing and is left out.

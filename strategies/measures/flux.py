@@ -59,8 +59,8 @@ def class_points(moments: ClassMoments, card: TaskCard, spec: Spec) -> ClassPoin
 def class_distance(source: ClassPoints, target: ClassPoints) -> float:
     r"""Return the distance of two tasks as wholes and class by class.
 
-    .. math:: d^2 = \| \bar a - \bar b \|^2 + \tfrac12 \Big( \sum_c w_c \| a_c - b_{c'} \|^2
-              + \sum_c v_c \| b_c - a_{c'} \|^2 \Big)
+    .. math:: d^2 = \| \bar a - \bar b \|^2 + \tfrac12 \left( \sum_c w_c \| a_c - b_{c'} \|^2
+              + \sum_c v_c \| b_c - a_{c'} \|^2 \right)
 
     where c' is the same class at the other site. FLUX knows of one label space only; a class that
     the other site lacks is compared with the nearest one there, so that tasks of different classes

@@ -295,3 +295,13 @@ def test_refusals():
         counsel(around(), [], "architecture", 0)
     with pytest.raises(BadShape, match=r"^distances have shape \(2, 2\), but there are 1 tasks$"):
         Neighbourhood([task(0)], 0, np.zeros((2, 2)), {}, 0)
+
+
+@pytest.mark.parametrize("measured", [[], [experiment(t, s) for t in (3, 5) for s in (1, 2, 7)]])
+def test_nobody_trains_together_with_a_task_of_another_objective(measured):
+    tasks = [task(i, objective="multilabel" if i in (0, 2, 5) else "ordinal") for i in range(8)]
+    hood = around(tasks=tasks)
+    found = counsel(hood, measured, "co-training", k=5)
+    assert {shot.task.id for shot in found.shots} == {IDS[2], IDS[5]}
+    others = counsel(hood, measured, "architecture", k=7)
+    assert len(others.shots) == 7

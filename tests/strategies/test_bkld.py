@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr, softmax
 
 from protocol.errors import BadShape, FedprintError
-from strategies.bkld import bkld_matrix, bkld_tiles, log_normaliser, negative_entropy
+from strategies.bkld import (
+    bkld_matrix,
+    bkld_of_counts,
+    bkld_tiles,
+    log_normaliser,
+    negative_entropy,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -119,6 +125,27 @@ def test_single_precision_stays_within_its_bound() -> None:
     product = np.einsum("smb,tmb->st", rows, rows) / 512
     # of the rounded rows and sums of at most 8,192 products; the logarithms' are below 1e-6
     assert (np.abs(single - exact) <= (8192 + 4) * 2.0**-24 * product + 1e-6).all()
+
+
+@pytest.mark.parametrize("images", [12, 700, 4096])
+def test_plain_counts_give_the_distances_of_their_rows(images: int) -> None:
+    rng = np.random.default_rng(8)
+    totals = rng.integers(images // 2, images, 7)
+    totals[0] = images
+    shares = rng.dirichlet(np.full(30, 0.2), size=(7, 40))
+    counts = rng.multinomial(totals[:, None], shares)  # [k, m, b]
+    rows = counts / totals[:, None, None]
+    found = bkld_of_counts(list(counts.astype(np.int16)))
+    assert found is not None
+    np.testing.assert_allclose(found, bkld_matrix(rows, rows), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [[[4, 1], [3, 3]], [[5, 0], [6, -1]], [[0, 0], [0, 0]], [[4097, 0], [0, 4097]]],
+)
+def test_other_counts_than_plain_ones_give_no_distances(odd: list[list[int]]) -> None:
+    assert bkld_of_counts([np.array([[3, 2], [1, 4]]), np.array(odd)]) is None
 
 
 def test_terms_of_known_rows() -> None:

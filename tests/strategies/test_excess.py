@@ -11,15 +11,20 @@ from scipy.stats import energy_distance
 from protocol.errors import BadShape
 from strategies.bkld import bkld_matrix
 from strategies.excess import (
+    counted_overlap,
     cumulative,
     debiased,
     excess,
+    histograms_below,
+    overlap,
     relative,
     sampling_variance,
     site_distances,
     spread,
+    summed_below,
     symmetrised,
 )
+from strategies.whole_numbers import feature_gram
 
 
 def test_symmetrised_excess_is_the_squared_euclidean_distance() -> None:
@@ -42,18 +47,44 @@ def test_symmetrised_excess_with_common_weights() -> None:
 def test_distances_by_blocks_are_the_excess_of_cumulated_histograms() -> None:
     """The symmetrised excess bKLD, as it is defined, at more features than one block takes."""
     rng = np.random.default_rng(4)
-    rows = rng.dirichlet(np.full(200, 0.2), size=(40, 900))  # [k, m, b], two bins an edge
-    images = rng.integers(5, 60, 40).tolist()
+    images = rng.integers(5, 60, 40)
+    shares = rng.dirichlet(np.full(200, 0.2), size=(40, 900))  # [k, m, b], two bins an edge
+    counts = rng.multinomial(images[:, None], shares).astype(np.uint8)
+    rows = counts / images[:, None, None]
     below = cumulative(rows)  # [k, m * e, 2]
     squared = symmetrised(bkld_matrix(below, below))
-    unbiased = debiased(squared, sampling_variance(below, images))
-    expected = relative(unbiased, spread(below, images))
+    unbiased = debiased(squared, sampling_variance(below, images.tolist()))
+    expected = relative(unbiased, spread(below, images.tolist()))
     tracemalloc.start()
-    found = site_distances(rows, images)
+    found = site_distances(overlap(histograms_below(list(counts))), images.tolist())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    assert peak < 4 * 2**26 < rows.nbytes * 5
+    assert peak < 3 * 2**26 < rows.nbytes * 4
+
+
+@pytest.mark.parametrize("most", [40, 5000])
+def test_overlap_of_counts_is_that_of_their_shares(most: int) -> None:
+    """Once in parts whose sums single precision holds, once in double precision."""
+    rng = np.random.default_rng(5)
+    images = rng.integers(most // 2, most, 9)
+    counts = rng.multinomial(images[:, None], np.full(8, 0.125), size=(9, 2000))
+    below = summed_below(counts)  # [k, m, e]
+    shares = below.reshape(9, -1) / images[:, None]
+    found, expected = counted_overlap(below, images), overlap([shares])
+    np.testing.assert_allclose(found.products, expected.products, rtol=1e-14)
+    np.testing.assert_allclose(found.spread, expected.spread, rtol=1e-12)
+    assert (found.products == found.products.T).all()
+
+
+def test_products_of_counts_have_no_error() -> None:
+    rng = np.random.default_rng(6)
+    counts = rng.multinomial(600, rng.dirichlet(np.full(20, 0.05)), size=(5, 300))  # [k, m, b]
+    flat = counts.reshape(5, -1)
+    whole = flat @ flat.T
+    single = flat.astype(np.float32) @ flat.astype(np.float32).T
+    assert (feature_gram(list(counts.astype(np.uint16)), 600) == whole).all()
+    assert (single != whole).any()  # which is why they are summed in parts
 
 
 def test_excess_is_zero_on_the_diagonal() -> None:

@@ -9,14 +9,26 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
 
 from protocol.errors import ConfigError, FedprintError
 from strategies.bkld import bkld_matrix
-from strategies.grouping import Grouping, GroupingOptions, group
+from strategies.dendrogram import centroid_linkage
+from strategies.excess import (
+    cumulative,
+    debiased,
+    relative,
+    sampling_variance,
+    spread,
+    symmetrised,
+)
+from strategies.grouping import Grouping, GroupingOptions, by_content, find_groups, group
 from tests.strategies.synthetic import make_sites, make_spec
+
+FloatArray = NDArray[np.float64]
 
 SPEC = make_spec(features=96, bins=40)
 MIXED = [[600, 60, 30], [240, 45], [30, 30, 120, 90], [300], [75, 150]]
@@ -122,6 +134,63 @@ def test_stability_tells_clear_from_unclear() -> None:
 
 def _top(grouping: Grouping) -> float:
     return float(grouping.linkage[-1, 2])
+
+
+@pytest.mark.parametrize("digits", [0, 1, 9])
+def test_the_nearest_centroids_are_those_of_a_look_through_all(digits: int) -> None:
+    """The recurrence of Lance & Williams, pairs of equal distance in their order."""
+    rng = np.random.default_rng(digits)
+    for k in (1, 2, 3, 12, 40):
+        d = rng.normal(size=(k, k))
+        d = (d + d.T).round(digits)
+        found = centroid_linkage(d)
+        np.fill_diagonal(d, np.inf)
+        size, name, rows = np.ones(k), list(range(k)), []
+        for step in range(k - 1):
+            i, j = sorted(divmod(int(d.argmin()), k))
+            a, b = size[[i, j]] / (size[i] + size[j])
+            rows.append([*sorted((name[i], name[j])), max(d[i, j], 0.0), size[i] + size[j]])
+            d[i] = d[:, i] = a * d[i] + b * d[j] - a * b * d[i, j]
+            d[i, i], d[j], d[:, j] = np.inf, np.inf, np.inf
+            size[i], name[i] = size[i] + size[j], k + step
+        expected = np.array(rows).reshape(-1, 4)
+        expected[:, 2] = np.maximum.accumulate(expected[:, 2])
+        assert (found == expected).all()
+
+
+def test_stability_is_that_of_groups_in_resampled_histograms() -> None:
+    """Drawn with the same numbers, and distances as they are defined."""
+    sites = by_content(make_sites([[60, 60, 90], [60, 75], [80]], SPEC, seed=4)[0])
+    images = np.array([f.n_images for f in sites])
+    rows = np.stack([f.rows for f in sites])  # [k, m, b]
+    border = _top(group(sites, SPEC, GroupingOptions(draws=0)))
+    options = GroupingOptions(draws=6, scale=1.02 * border, factor=1.05)
+    whole = find_groups(_defined(rows, rows, images, 1), options)[0]
+    expected = np.zeros(len(sites))
+    for rng in np.random.default_rng(options.seed).spawn(options.draws):
+        kept = rows[:, np.sort(rng.permutation(SPEC.width)[:64])]
+        again = rng.multinomial(images[:, None], kept) / images[:, None, None]
+        found = find_groups(_defined(again, kept, images, 2), options)[0]
+        for group_ in whole:
+            for site in group_:
+                mates = next(set(g) for g in found if site in g)
+                expected[site] += len(mates & set(group_)) / len(mates | set(group_))
+    told = group(sites, SPEC, options).sites
+    assert [told[f.site].stability for f in sites] == pytest.approx((expected / 6).tolist())
+    assert min(expected) < 6
+
+
+def _defined(
+    rows: FloatArray, old: FloatArray, images: NDArray[np.int64], drawn: int
+) -> FloatArray:
+    """Return debiased distances of rows that were drawn so often, the last time from the old."""
+    below, before = cumulative(rows), cumulative(old)
+    counts = images.tolist()
+    variance = sampling_variance(before, counts)
+    if drawn == 2:
+        variance = variance + sampling_variance(below, counts)
+    squared = symmetrised(bkld_matrix(below, below))
+    return relative(debiased(squared, variance), spread(before, counts))
 
 
 def test_dendrogram_is_scipys() -> None:
