@@ -28,6 +28,7 @@ __all__ = [
     "arrived",
     "ask",
     "content_of",
+    "is_deployment",
     "push",
     "take",
 ]
@@ -41,15 +42,22 @@ class Problem(VerificationError):
         self.reason = reason  # type: ignore[misc]
 
 
+def is_deployment(grid: Grid) -> bool:
+    """Tell whether the nodes behind a grid are SuperNodes, not simulated ones."""
+    return type(grid).__name__ == "HttpGrid"
+
+
 def ask(
     grid: Grid,
     requests: Iterable[tuple[int, RecordDict]],
     message_type: str,
     timeout: float,
     on_reply: OnReply | None = None,
-    at_once: int | None = None,
 ) -> dict[int, Message]:
     """Send one message a node; return the replies by the node that was asked.
+
+    Simulated nodes are asked some at a time, see `strategies.inbox.AT_ONCE`; SuperNodes all at
+    once, because one that is gone must not keep the others waiting.
 
     Parameters
     ----------
@@ -63,12 +71,11 @@ def ask(
         Seconds to wait for all replies.
     on_reply : callable, optional
         Given node and reply as each arrives, not only at the end.
-    at_once : int, optional
-        See `strategies.inbox.receive`.
     """
     messages = [
         Message(content, dst_node_id=node, message_type=message_type) for node, content in requests
     ]
+    at_once = None if is_deployment(grid) else AT_ONCE
     return receive(grid, messages, timeout, on_reply, at_once)
 
 

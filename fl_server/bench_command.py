@@ -21,7 +21,7 @@ from protocol.benchmark import GROUP, Findings, Options, available_cores, machin
 from protocol.errors import ConfigError
 from protocol.files import atomic_json
 from protocol.names import printable
-from protocol.options import file_to_write
+from protocol.options import Panel, file_to_write
 
 ALL = "all"
 
@@ -35,7 +35,10 @@ class Sizes(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command(epilog="Example: fedprint bench distances --json distances.json")(bench)
+    app.command(
+        rich_help_panel=Panel.KNOWLEDGE,
+        epilog="Example: fedprint bench distances --json distances.json",
+    )(bench)
 
 
 def bench(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
@@ -30,22 +32,30 @@ log = logging.getLogger("fedprint")
 AWAITING = "awaiting-approval"
 ASK_AGAIN_SECONDS = 5.0
 ROSTER_SECONDS = 1.0
-SIMULATED_SECONDS = 0.02  # between looks, where a reply costs no way through a network
-BATCH, BATCH_BYTES = 64, 8 * 1024 * 1024
-"""Most releases, and about the most bytes of them, that wait in memory for the disk."""
+SIMULATED_SECONDS = 0.05  # between looks, where a reply costs no way through a network
+BATCH, BATCH_BYTES, BATCH_SECONDS = 64, 8 * 1024 * 1024, 1.0
+"""Most releases, about the most bytes of them, and the longest that they wait for the disk."""
 
 
-class _Batch(NamedTuple):
+@dataclass
+class _Batch:
     """Verified releases that are not on the disk yet, and what their sites were asked with."""
 
-    releases: dict[str, Release]
-    nonces: dict[str, str]
+    releases: dict[str, Release] = field(default_factory=dict)
+    nonces: dict[str, str] = field(default_factory=dict)
+    since: float = math.inf
+
+    def add(self, site: str, release: Release, nonce: str) -> None:
+        """Hold one more."""
+        self.since = min(self.since, time.monotonic())
+        self.releases[site], self.nonces[site] = release, nonce
 
     @property
-    def full(self) -> bool:
+    def due(self) -> bool:
         """Whether it is time to write them."""
         held = self.releases.values()
-        return len(held) >= BATCH or sum(len(r.payload) for r in held) >= BATCH_BYTES
+        many = len(held) >= BATCH or sum(len(r.payload) for r in held) >= BATCH_BYTES
+        return many or time.monotonic() - self.since >= BATCH_SECONDS
 
 
 class Collector:
@@ -82,6 +92,7 @@ class Collector:
         self._pending: dict[str, tuple[int, str]] = {}  # message id: node, nonce
         self._awaiting: set[int] = set()  # nodes where a person must approve first
         self._again: dict[int, float] = {}  # when to ask them again
+        self._batch = _Batch()
         self._approval_ends = 0.0
         self._asked = 0
         self._looked = 0.0
@@ -103,6 +114,17 @@ class Collector:
         approval : float
             Seconds in which a site that awaits approval is asked again.
         """
+        try:
+            self._collect(timeout, approval)
+        finally:  # what was verified is not lost with a grid that fails
+            self._keep()
+        with self._outcome.log.together(), self._showing():
+            for node in self._awaited():
+                self._lose(self._sites[node], Problem("no-reply", "did not answer in time"))
+        self._outcome.releases = dict(sorted(self._outcome.releases.items()))
+        self._outcome.left_out.sort(key=lambda gone: gone.site)
+
+    def _collect(self, timeout: float, approval: float) -> None:
         started = time.monotonic()
         self._approval_ends = started + approval
         self._meet(timeout)
@@ -116,11 +138,6 @@ class Collector:
                 time.sleep(POLL_SECONDS if self._roster.at_once is None else SIMULATED_SECONDS)
             self._ask([node for node, due in self._again.items() if time.monotonic() >= due])
             self._meet(timeout)
-        with self._outcome.log.together(), self._showing():
-            for node in self._awaited():
-                self._lose(self._sites[node], Problem("no-reply", "did not answer in time"))
-        self._outcome.releases = dict(sorted(self._outcome.releases.items()))
-        self._outcome.left_out.sort(key=lambda gone: gone.site)
 
     def _meet(self, timeout: float) -> None:
         """Ask who has connected since the last look."""
@@ -179,19 +196,15 @@ class Collector:
             self._lose(self._sites[node], Problem("unreachable", "Flower took no message for it"))
 
     def _pull(self, may_wait: bool, every: bool) -> None:
-        if not self._pending:
-            return
-        batch = _Batch({}, {})
         with self._outcome.log.together(), self._showing():
-            try:
-                for (node, nonce), reply in arrived(self._grid, self._pending, every):
-                    self._take(node, nonce, reply, may_wait, batch)
-                    if batch.full:
-                        self._keep(batch)
-            finally:  # what was verified is not lost with a grid that fails
-                self._keep(batch)
+            for (node, nonce), reply in arrived(self._grid, self._pending, every):
+                self._take(node, nonce, reply, may_wait)
+                if self._batch.due:
+                    self._keep()
+            if self._batch.due:
+                self._keep()
 
-    def _take(self, node: int, nonce: str, reply: Message, may_wait: bool, batch: _Batch) -> None:
+    def _take(self, node: int, nonce: str, reply: Message, may_wait: bool) -> None:
         site = self._sites[node]
         try:
             release = self._verified(site, node, nonce, reply)
@@ -203,7 +216,7 @@ class Collector:
                 self._lose(site, error)
         else:
             self._awaits_no_more(node, nonce)
-            batch.releases[site], batch.nonces[site] = release, nonce
+            self._batch.add(site, release, nonce)
 
     def _showing(self) -> AbstractContextManager[None]:
         return nullcontext() if self._progress is None else self._progress.together()
@@ -241,25 +254,25 @@ class Collector:
         require_terms(verified, outcome.terms)
         return Release(node, verified, reply.payload, reply.release, reply.binding)
 
-    def _keep(self, batch: _Batch) -> None:
-        """Write verified releases, then enter them in the log."""
+    def _keep(self) -> None:
+        """Write the verified releases of the batch, then enter them in the log."""
+        batch, self._batch = self._batch, _Batch()
         if not batch.releases:
             return
-        kept = dict(batch.releases)
+        kept = batch.releases
         sizes = {site: len(release.payload) for site, release in kept.items()}
-        if self._received is not None:
-            self._outcome.log.flush()  # a release that is kept answers a request in the log
-            kept = self._received.keep(batch.releases, batch.nonces, self._outcome.spec)
-        self._outcome.releases |= kept
-        for site, release in kept.items():
-            self._outcome.log.released(site, release.digests)
-            if self._progress is not None:
-                self._progress.done(site, f"{sizes[site]} bytes verified")
-        self._outcome.log.flush()  # an entry says when its release came
+        with self._outcome.log.together(), self._showing():
+            if self._received is not None:
+                self._outcome.log.flush()  # a release that is kept answers a request in the log
+                kept = self._received.keep(batch.releases, batch.nonces, self._outcome.spec)
+            self._outcome.releases |= kept
+            for site, release in kept.items():
+                self._outcome.log.released(site, release.digests)
+                if self._progress is not None:
+                    self._progress.done(site, f"{sizes[site]} bytes verified")
+            self._outcome.log.flush()  # an entry says when its release came
         done = self._asked - len(self._awaited())
         log.info("fingerprints: %d of %d sites answered", done, self._asked)
-        batch.releases.clear()
-        batch.nonces.clear()
 
     def _lose(self, site: str, error: FedprintError) -> None:
         self._outcome.leave_out(site, error)

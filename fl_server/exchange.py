@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp import Grid
 
-from fl_server.asking import POLL_SECONDS, Problem, ask
+from fl_server.asking import POLL_SECONDS, Problem, ask, is_deployment
 from fl_server.collector import Collector
 from fl_server.progress import Progress
 from fl_server.received import Received, Release
@@ -293,11 +293,6 @@ def _begin(
     own = begun.signer or signer(generate_key())
     outcome = Exchange(run, spec, TrustStore.empty(), own, terms=terms, log=entries)
     return outcome, RollCall(grid, run, outcome.leave_out)
-
-
-def is_deployment(grid: Grid) -> bool:
-    """Tell whether the nodes behind a grid are SuperNodes, not simulated ones."""
-    return type(grid).__name__ == "HttpGrid"
 
 
 def _await_sites(roster: Roster, patience: Patience, progress: Progress | None) -> None:

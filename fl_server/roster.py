@@ -159,7 +159,7 @@ class RollCall:
         nodes = sorted(self._grid.get_node_ids())
         requests = [(node, hello_request(self._run)) for node in nodes]
         hello = f"{MessageType.QUERY}.hello"
-        replies = ask(self._grid, requests, hello, timeout, at_once=self.at_once)
+        replies = ask(self._grid, requests, hello, timeout)
         hellos = {}
         for node in nodes:
             try:

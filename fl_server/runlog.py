@@ -46,7 +46,8 @@ class RunLog:
         self._said: set[bytes] = set()
         self._last: dict[tuple[str, str], int] = {}  # kind, site: index of the last such entry
         self._path: Path | None = None
-        self._unwritten: list[bytes] | None = None
+        self._unwritten: list[bytes] = []  # what a full disk refused goes first the next time
+        self._together = False
         for line in lines:
             self._keep(line)
         self._path = path
@@ -77,24 +78,27 @@ class RunLog:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Wait for the disk once for all entries of the block, at its end."""
-        if self._unwritten is not None:
+        if self._together:
             yield
             return
-        self._unwritten = []
+        self._together = True
         try:
             yield
         finally:
-            try:
-                self.flush()
-            finally:
-                self._unwritten = None
+            self._together = False
+            self.flush()
 
     def flush(self) -> None:
-        """Wait for the disk within a block of `together`, before what follows from its entries."""
-        if self._unwritten:
-            lines, self._unwritten = self._unwritten, []
-            if self._path is not None:
-                append(self._path, b"".join(lines))
+        """Wait for the disk, within a block of `together` too, before what follows from entries.
+
+        Raises
+        ------
+        OSError
+            When they cannot be written; they stay owed, so that the file never has a gap.
+        """
+        if self._unwritten and self._path is not None:
+            append(self._path, b"".join(self._unwritten))
+        self._unwritten = []
 
     def add(self, kind: str, *, at: datetime | None = None, **values: Any) -> None:
         """Append an entry; with a path, wait until it lies on the disk."""
@@ -188,16 +192,15 @@ class RunLog:
         )
 
     def _keep(self, line: bytes) -> None:
-        if self._unwritten is not None:
-            self._unwritten.append(line + b"\n")
-        elif self._path is not None:
-            append(self._path, line + b"\n")
         entry = json.loads(line)
         if "site" in entry:
             self._last[str(entry.get("kind")), str(entry["site"])] = len(self._lines)
         self._lines.append(line)
         self.entries.append(entry)
         self._said.add(_said(entry))
+        self._unwritten.append(line + b"\n")
+        if not self._together:
+            self.flush()
 
 
 def participants(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

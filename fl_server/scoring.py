@@ -27,7 +27,7 @@ from fl_server.steps import Steps
 from fl_server.train_arms import check_trust
 from protocol.errors import ConfigError, FedprintError
 from protocol.sharing import Arrays
-from protocol.taskcard import class_keys
+from protocol.taskcard import ONE_CLASS, class_keys
 from strategies.measures import get
 from strategies.suspicion import suspicions
 
@@ -78,7 +78,8 @@ def collect_scores(
         check_trust(members, coordinator)
     course, alone = _trained_alone(grid, settings, state, members)
     models = _models(course, alone)
-    found = Asking(course, models, alone.examples, state.folder).scores() if models else {}
+    targets = _targets(members, alone)
+    found = Asking(course, models, targets, state.folder).scores() if models else {}
     keep_only(state.folder, found)
     log.info("%d models scored by %d sites", len(models), len(found))
     scores = {site: signed.by_measure() for site, signed in found.items()}
@@ -131,10 +132,26 @@ def _unsuspected(exchange: Exchange, settings: RunSettings) -> Exchange:
     return replace(exchange, releases=kept)
 
 
+def _targets(members: Exchange, alone: ArmOutcome) -> dict[str, int]:
+    """Return who can score models, with its number of training images; say who cannot."""
+    targets = {}
+    for site, images in alone.examples.items():
+        objective = members.releases[site].verified.card.objective
+        if objective in ONE_CLASS:
+            targets[site] = images
+        else:
+            log.info("%s has no part in scores of models: its objective is %s", site, objective)
+    return targets
+
+
 def _models(course: Course, alone: ArmOutcome) -> dict[str, Arrays]:
     """Return the models of those who trained alone and let their weights travel."""
     cards = {site: r.verified.card for site, r in course.exchange.releases.items()}
-    asked = [site for site in cards if site in alone.examples and cards[site].shares_weights]
+    asked = [
+        site
+        for site, card in cards.items()
+        if site in alone.examples and card.shares_weights and card.objective in ONE_CLASS
+    ]
     content = message(course.order().to_config())
     course.steps.phase("collect models", asked, course.settings.train_timeout)
     answers = course.steps.ask(

@@ -7,6 +7,7 @@ import shutil
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fl_server.pool_after import check_pool, located
 from fl_server.runfolder import RUN_FILES
 from fl_server.scoring import require_scorable
 from fl_server.settings import RunSettings
+from fl_server.tracking import check_tracking
 from protocol.errors import ConfigError, DataError
 from protocol.files import atomic_write
 from protocol.spec import load_spec
@@ -75,6 +77,11 @@ def run_simulation(
             f"{sites_dir} holds {len(folders)} site folders: a federation needs at least two, "
             "each a folder with class subfolders or a site.toml"
         )
+    if not any(_may_be_site(folder) for folder in folders):
+        raise DataError(
+            f"no folder in {sites_dir} has class subfolders or a site.toml: if {sites_dir} is a "
+            "site itself, give the folder that it lies in"
+        )
     check_pool(settings)
     port = check_engine(port)  # an earlier run is not given up for one that cannot start
     prepare_run_folder(out, overwrite)
@@ -84,6 +91,7 @@ def run_simulation(
         "sites-dir": str(sites_dir.resolve()),
         "out": str(out.resolve()),
         "pool": settings.pool,
+        **({"spec": settings.spec} if "spec" in overrides else {}),
     }
     try:
         simulate(len(folders), values, port=port, verbose=verbose, show=typer.echo)
@@ -116,6 +124,14 @@ def site_folders(sites_dir: Path) -> list[Path]:
     if not sites_dir.is_dir():
         raise DataError(f"{sites_dir} is not a folder: give the folder that holds the site folders")
     return sorted(p for p in sites_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _may_be_site(folder: Path) -> bool:
+    """Tell whether there is a description or a visible subfolder."""
+    return any(
+        path.name == "site.toml" or (path.is_dir() and not path.name.startswith("."))
+        for path in folder.iterdir()
+    )
 
 
 def prepare_run_folder(out: Path, overwrite: bool) -> None:
@@ -193,12 +209,18 @@ def check_settings(overrides: dict[str, Any]) -> RunSettings:
     ]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
-        raise ConfigError(f"unknown run-config {unknown[0]}: known are {', '.join(sorted(known))}")
+        near = get_close_matches(unknown[0], known, n=1)
+        raise ConfigError(
+            f"unknown run-config {unknown[0]}: known are {', '.join(sorted(known))}"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
     settings = RunSettings.from_run_config({**known, **overrides})
     load_spec(settings.spec).require_ready()
     grouping_measure(settings.measure, settings.groups)
     require_scorable(settings)
     strategy_maker(settings.strategy)
+    check_tracking(settings)
     GroupingOptions(settings.min_group_size, settings.max_group_size or None)
     # the engine works in a folder of its own
-    return settings.model_copy(update={"pool": located(settings.pool, Path.cwd())})
+    spec = str(Path(settings.spec).resolve()) if Path(settings.spec).is_file() else settings.spec
+    return settings.model_copy(update={"pool": located(settings.pool, Path.cwd()), "spec": spec})

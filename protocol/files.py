@@ -71,12 +71,22 @@ def atomic_writes(files: Mapping[Path, bytes]) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append to a file, and wait until it lies on the disk; missing parent folders are made."""
+    """Append to a file, and wait until it lies on the disk; missing parent folders are made.
+
+    Raises
+    ------
+    OSError
+        When that fails, for example on a full disk; the file is then as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            _write_all(file.fileno(), data)
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def create_once(path: Path | str, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -120,9 +130,7 @@ class _Temporary:
 
     def fill(self, content: bytes, mode: int) -> None:
         """Write all of it."""
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(self._handle, rest) :]
+        _write_all(self._handle, content)
         os.fchmod(self._handle, mode)
 
     def sync(self) -> None:
@@ -133,6 +141,12 @@ class _Temporary:
         """Give it its name, by a rename or by a link."""
         how(self._name, path)
         self._there = how is not os.replace
+
+
+def _write_all(handle: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def _sync(files: Sequence[_Temporary]) -> None:

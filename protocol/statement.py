@@ -83,11 +83,12 @@ class Release(_Model):
     spec_digest, spec_name : str
         The spec of the fingerprint.
     images, patients : int
-        How many were counted; patients is None when the site has no subject ids.
+        How many were counted; patients is None when the site has no subject ids. Where the spec
+        counts regions, each region is one of the images.
     contribution_cap : int
-        At most so many images of one patient were counted; 0 means no cap.
+        At most so many images, or regions, of one patient were counted; 0 means no cap.
     held : int or None
-        Images that the site holds, where not all were counted; training may use them all.
+        Images that the site holds, where another number was counted; training may use them all.
     privacy : Privacy
         Noise and budget.
     policy_digest : str

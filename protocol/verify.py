@@ -156,12 +156,45 @@ def verify_local(
     """
     folder = Path(folder)
     spec = spec or local_spec(folder)
-    payload = _read(folder / f"{site}.safetensors", limit)
-    release = _read(folder / f"{site}.dsse.json", limit)
+    payload = read_release_file(folder / f"{site}.safetensors", limit)
+    release = read_release_file(folder / f"{site}.dsse.json", limit)
+    return verify_own(payload, release, spec, site=site, limit=limit)
+
+
+def verify_own(
+    payload: bytes, release: bytes, spec: Spec, *, site: str | None = None, limit: int = LIMIT
+) -> VerifiedRelease:
+    """Check the integrity of a fingerprint with the key that its envelope brings along.
+
+    Parameters
+    ----------
+    payload : bytes
+        The safetensors bytes.
+    release : bytes
+        The release envelope.
+    spec : Spec
+        What it must have been made under.
+    site : str or None
+        Who must have signed; None takes whoever did.
+    limit : int
+        Most bytes of the payload.
+
+    Returns
+    -------
+    VerifiedRelease
+        Not enrolled: nobody vouches for the key. Validity in time is not looked at.
+
+    Raises
+    ------
+    VerificationError
+        As in `verify_release`.
+    """
+    _check_size(payload, limit)
     key = own_key(release)
     content, key_id = open_envelope(release, lambda _: key)
     statement = parse_statement(content, ReleaseStatement)
-    _check_site(statement.predicate, site)
+    if site is not None:
+        _check_site(statement.predicate, site)
     return check_content(statement, payload, spec, key_id, enrolled=False)
 
 
@@ -331,7 +364,14 @@ def _check_noised_sums(
         )
 
 
-def _read(path: Path, limit: int) -> bytes:
+def read_release_file(path: Path, limit: int = LIMIT) -> bytes:
+    """Return one of the files of a release.
+
+    Raises
+    ------
+    ConfigError, TooLarge
+        If it is missing, or has more than `limit` bytes.
+    """
     try:
         if path.stat().st_size > limit:
             raise TooLarge(f"{path} has more than the limit of {limit} bytes")

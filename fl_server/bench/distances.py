@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr, softmax
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from fl_server.bench.made_up import peaks
 from protocol.benchmark import Findings, Options, Ratio, in_turns, seconds
 from strategies.bkld import bkld_matrix
 
@@ -48,13 +49,10 @@ def measure(options: Options) -> Findings:
 def make_rows(k: int, m: int, b: int, seed: int = 0) -> Rows:
     """Return k histograms of 500 images each, float32 [k, m, b]."""
     rng = np.random.default_rng(seed)
-    rows = np.zeros((k, m * b), dtype=np.float32)
-    offset = np.arange(m) * b  # [m]
+    rows = np.empty((k, m, b), dtype=np.float32)
     for row in rows:
-        centre, width = rng.uniform(0, b, m), rng.uniform(2, b / 3, m)
-        values = np.clip(rng.normal(centre, width, (500, m)), 0, b - 1).astype(np.intp)  # [n, m]
-        row += np.bincount((values + offset).ravel(), minlength=m * b) / 500
-    return rows.reshape(k, m, b)
+        row[:] = peaks(rng, m, b, 500) / 500
+    return rows
 
 
 def pairwise(source: Rows, target: Rows) -> float:

@@ -20,6 +20,9 @@ from protocol.records import RECORD, release_request
 from protocol.spec import load_spec
 from protocol.statement import new_nonce
 
+SOME = 16
+"""Releases whose size stands for that of all: packing them again is no part of an exchange."""
+
 app = ServerApp()
 
 
@@ -87,8 +90,8 @@ class _Steps:
         with run_state(Path(settings.out), settings, Path(settings.out).name) as state:
             exchange = exchange_as(self._grid, settings, state)
             group_as(state.folder, exchange, settings)
-        releases = exchange.releases.values()
-        sizes = [len(pack(r.payload)) + len(r.envelope) + len(r.binding) for r in releases]
+        some = list(exchange.releases.values())[:SOME]
+        sizes = [len(pack(r.payload)) + len(r.envelope) + len(r.binding) for r in some]
         self.reply_bytes = sum(sizes) // len(sizes)
 
     def run(self) -> None:

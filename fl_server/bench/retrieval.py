@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from fl_server.bench.made_up import peaks
 from fl_server.pool_search import search
 from fl_server.pool_store import FingerprintStore
 from fl_server.pool_writing import append, create
@@ -111,10 +112,7 @@ def make_tasks(number: int, spec: Spec, seed: int = 0) -> Iterator[tuple[str, Fi
     m, b = spec.width, spec.bins
     families = np.empty((FAMILIES, m, b), dtype=np.int16)
     for family in families:
-        centre, width = rng.uniform(0, b, m), rng.uniform(2, b / 3, m)
-        bins = np.clip(rng.normal(centre, width, (IMAGES, m)), 0, b - 1).astype(np.intp)  # [n, m]
-        flat = np.bincount((bins + np.arange(m) * b).ravel(), minlength=m * b)
-        family[:] = flat.reshape(m, b)
+        family[:] = peaks(rng, m, b, IMAGES)
     for task in range(number):
         pair, mixture = rng.integers(0, FAMILIES, 2), rng.random()
         chosen = np.where(rng.random(m) < mixture, pair[0], pair[1])  # [m]

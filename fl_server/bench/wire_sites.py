@@ -20,6 +20,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
+from fl_server.bench.made_up import peaks
 from protocol.envelope import sign
 from protocol.fingerprint import counts_to_bytes
 from protocol.keys import Signer, public_pem, signer
@@ -117,10 +118,7 @@ def made_counts(spec: Spec, private: bool, seed: int = 0) -> NDArray[np.int64]:
     """Return counts int64 [m, b] of `IMAGES` images, each feature with a peak of its own."""
     rng = np.random.default_rng(seed)
     m, b = spec.width, spec.bins
-    centre, width = rng.uniform(0, b, m), rng.uniform(b / 50, b / 3, m)  # [m]
-    values = np.clip(rng.normal(centre, width, (IMAGES, m)), 0, b - 1).astype(np.intp)  # [n, m]
-    flat = (values + np.arange(m) * b).ravel()
-    counts = np.bincount(flat, minlength=m * b).reshape(m, b)  # [m, b]
+    counts = peaks(rng, m, b, IMAGES, b / 50)
     if private:
         counts = counts + np.rint(rng.normal(0, default_terms(spec).sigma or 0, (m, b)))
     return counts.astype(np.int64)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fl_server.asking import Problem, ask, content_of
+from fl_server.asking import AT_ONCE, Problem, ask, content_of
 from fl_server.backbone import only_body
 from fl_server.journal import Journal
 from fl_server.steps import Steps
@@ -65,6 +66,37 @@ def test_no_answer_and_flowers_errors_are_problems() -> None:
         with pytest.raises(Problem, match=why) as problem:
             content_of(reply)
         assert problem.value.reason == reason
+
+
+class Watched(FakeGrid):
+    """Knows how many of its messages were waiting at a time; answers one a look."""
+
+    def __init__(self, nodes: int) -> None:
+        super().__init__({node: lambda _: RecordDict({"metrics": SCORES}) for node in range(nodes)})
+        self.waiting = self.most = 0
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        sent = list(messages)
+        self.waiting += len(sent)
+        self.most = max(self.most, self.waiting)
+        return super().push_messages(sent)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
+        self.waiting -= len(replies)
+        return replies
+
+
+class HttpGrid(Watched):
+    """As Flower calls the grid of SuperNodes."""
+
+
+@pytest.mark.parametrize(("kind", "most"), [(Watched, AT_ONCE), (HttpGrid, AT_ONCE + 9)])
+def test_simulated_nodes_are_asked_some_at_a_time(kind: type[Watched], most: int) -> None:
+    grid = kind(AT_ONCE + 9)
+    replies = ask(grid, [(node, RecordDict()) for node in grid.nodes], "query", 5)
+    assert sorted(replies) == list(grid.nodes)
+    assert grid.most == most
 
 
 def kept(content: RecordDict, folder: Path) -> RecordDict | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
@@ -219,6 +222,49 @@ class Mute(Enrolled):
 
     def release(self, content: RecordDict) -> RecordDict:
         raise Silent
+
+
+class Late(Enrolled):
+    """Answers once the others' releases lie on the disk."""
+
+    folder: Path
+
+    def release(self, content: RecordDict) -> RecordDict:
+        deadline = time.monotonic() + 20.0
+        if len(Received(self.folder).sites) < 2 and time.monotonic() < deadline:
+            return to_refusal("awaiting-approval", "a person must approve this first")
+        return super().release(content)
+
+
+def test_releases_are_written_while_others_are_awaited(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(collector, "ASK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(collector, "BATCH_SECONDS", 0.1)
+    sites = [Enrolled("north"), late := Late("late"), Enrolled("south")]
+    late.folder = tmp_path
+    patience = Patience(2, 2, 30.0, 30.0, approval=30.0)
+    outcome = exchanged(KeyGrid(sites), enrolled(*sites), Received(tmp_path), patience)
+    assert list(outcome.releases) == ["late", "north", "south"]
+    written = [json.loads(line) for line in (tmp_path / RECEIVED).read_bytes().splitlines()]
+    assert [line["answer"]["site"] for line in written[:-1]] == ["north", "south", "late"]
+
+
+def test_what_was_verified_is_kept_when_the_grid_fails(tmp_path: Path) -> None:
+    class Failing(KeyGrid):
+        answered = 0
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            if self.answered == 2:
+                raise httpx.ConnectError("the SuperLink is away")
+            replies = list(super().pull_messages(message_ids))
+            self.answered += len(replies)
+            return replies
+
+    sites = [Enrolled(name) for name in ("east", "north", "south")]
+    with pytest.raises(httpx.ConnectError):
+        exchanged(Failing(sites), enrolled(*sites), Received(tmp_path))
+    assert Received(tmp_path).sites == {"east", "north"}
 
 
 def test_who_has_answered_at_the_deadline_is_heard_behind_many_who_have_not() -> None:

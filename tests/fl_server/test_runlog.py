@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from contextlib import nullcontext as block
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,28 @@ def test_what_was_entered_before_a_failure_is_kept(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         fail()
     assert on_disk(tmp_path) == ["request"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_full_disk_leaves_no_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    log, write = RunLog.open(tmp_path), os.write
+    log.requested("north", "1")
+
+    def half(handle: int, data: bytes) -> int:
+        if len(data) < 40:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, data[:40])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises(OSError, match="No space left"), log.together() if together else block():
+            log.requested("south", "2")
+    assert on_disk(tmp_path) == ["request"]  # not a part of a line
+    log.requested("west", "3")
+    assert on_disk(tmp_path) == ["request"] * 3
+    assert RunLog.open(tmp_path).entries == log.entries
 
 
 def test_the_last_word_on_a_site_counts() -> None:

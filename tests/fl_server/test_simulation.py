@@ -25,6 +25,7 @@ from fl_server.simulation import (
     site_folders,
 )
 from protocol.errors import ConfigError, FedprintError
+from protocol.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
@@ -38,14 +39,14 @@ def test_settings_are_those_of_the_app() -> None:
 
 
 def test_page_explains_every_setting_with_its_default() -> None:
-    page = (ROOT / "docs" / "running.md").read_text()
+    page = (ROOT / "docs" / "reference" / "running.md").read_text()
     rows = dict(re.findall(r"^\| `([\w-]+)` \| `(.*?)` \|", page, re.MULTILINE))
     shown = {k: v if isinstance(v, str) and v else json.dumps(v) for k, v in CONFIG.items()}
     assert rows == shown
 
 
 def test_page_lists_every_file_of_a_run() -> None:
-    page = (ROOT / "docs" / "running.md").read_text()
+    page = (ROOT / "docs" / "reference" / "running.md").read_text()
     table = page.partition("## What a run leaves")[2].partition("## After")[0]
     for name in RUN_FILES:
         assert f"`{name}" in table
@@ -127,7 +128,18 @@ def test_run_that_fails_leaves_its_folder_only_if_it_was_whole(
 
     monkeypatch.setattr(simulation, "simulate", failing)
     for name in ("north", "south"):
-        (tmp_path / "sites" / name).mkdir(parents=True)
+        (tmp_path / "sites" / name / "a").mkdir(parents=True)
     with pytest.raises(FedprintError, match="the engine broke"):
         run_simulation(tmp_path / "sites", out)
     assert (out / "spec.json").exists() == ended
+
+
+def test_a_spec_file_is_found_from_the_engines_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.json").write_text(load_spec("lite0-100").as_json)
+    monkeypatch.chdir(tmp_path)
+    assert check_settings({"spec": "own.json"}).spec == str(tmp_path / "own.json")
+    assert check_settings({"spec": "lite0-1000"}).spec == "lite0-1000"
+    with pytest.raises(ConfigError, match=r"^no spec file other\.json: give a spec's JSON file"):
+        check_settings({"spec": "other.json"})
