@@ -85,10 +85,11 @@ class Adaptation:
     Raises
     ------
     DataError
-        As `Learner` does.
+        As `Learner` does, and if the site's images have more than one class.
     """
 
     def __init__(self, site: Site, spec: Spec, budget: Budget, device: str | None) -> None:
+        site.require_one_class("adapting models of others")
         self.learner = Learner(site, spec, "adapter", device, budget.seed)
         self.spec, self.budget, self._device = spec, budget, device
 

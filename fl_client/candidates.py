@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
-from fl_client.backbone import WEIGHTS_FOLDER, create_model, weights_digest
+from fl_client.backbone import create_model, weights_digest
+from fl_client.backbone_shape import own_preprocess, set_size
+from fl_client.weights import WEIGHTS_FOLDER, weights_source
 from protocol.errors import ConfigError, WeightsError, one_line
 from protocol.spec import Preprocess, Spec, Weights, Window
-
-ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
-"""Of weights files ``NAME.safetensors`` and the like in the folder of weights."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +71,6 @@ def prepare(
     return [_prepare(name, weights_source(name, sources), size, window) for name in names]
 
 
-def weights_source(name: str, sources: Mapping[str, str]) -> str:
-    """Return where a candidate's weights come from, for `fl_client.backbone.create_model`."""
-    folder = os.environ.get(WEIGHTS_FOLDER)
-    for ending in ENDINGS if folder else ():
-        if (Path(str(folder)) / f"{name}{ending}").is_file():
-            return f"file:{name}{ending}"
-    return sources.get(name, "timm")
-
-
 def _prepare(name: str, source: str, size: int, window: Window | None) -> Candidate:
     try:
         model = create_model(name, source)
@@ -92,9 +80,14 @@ def _prepare(name: str, source: str, size: int, window: Window | None) -> Candid
             f"candidate {name}: {hub if source == 'timm' else error}; or put {name}.safetensors "
             f"into a folder and name that in {WEIGHTS_FOLDER}, or leave the candidate out"
         ) from error
-    crop = size or int(model.pretrained_cfg["input_size"][-1])
-    width, gmacs = _measure(model, crop, name)
-    recipe = _recipe(name, source, model, crop, width, window)
+    digest = weights_digest(model)
+    seen = _preprocess(name, model, size, window)
+    set_size(model, name, seen.crop)
+    width, gmacs = _measure(model, seen.crop, name)
+    weights = Weights(source=source, sha256=digest)
+    recipe = Spec(
+        name="candidate", backbone=name, weights=weights, preprocess=seen, features=width, bins=2
+    )
     return Candidate(recipe, sum(parameter.numel() for parameter in model.parameters()), gmacs)
 
 
@@ -109,32 +102,15 @@ def load_candidate(candidate: Candidate, device: torch.device) -> torch.nn.Modul
     model = create_model(candidate.name, candidate.recipe.weights.source)
     if weights_digest(model) != candidate.recipe.weights.sha256:
         raise WeightsError(f"the weights of {candidate.name} have changed meanwhile: run again")
+    set_size(model, candidate.name, candidate.recipe.preprocess.crop)
     ready: torch.nn.Module = model.to(device=device, memory_format=torch.channels_last)
     return ready
 
 
-def _recipe(
-    name: str, source: str, model: Any, crop: int, width: int, window: Window | None
-) -> Spec:
-    """Return a candidate's recipe: it sees images as in its pretraining, but for the crop."""
-    own = model.pretrained_cfg
-    known = own["interpolation"] in ("bicubic", "bilinear", "nearest", "lanczos")
+def _preprocess(name: str, model: Any, crop: int, window: Window | None) -> Preprocess:
+    """Return how a candidate sees images: as in its pretraining, but for the crop."""
     try:
-        return Spec(
-            name="candidate",
-            backbone=name,
-            weights=Weights(source=source, sha256=weights_digest(model)),
-            preprocess=Preprocess(
-                window=window,
-                resize=max(crop, round(crop / float(own["crop_pct"]))),
-                crop=crop,
-                interpolation=own["interpolation"] if known else "bicubic",
-                mean=[float(value) for value in own["mean"]],
-                std=[float(value) for value in own["std"]],
-            ),
-            features=width,
-            bins=2,
-        )
+        return own_preprocess(model, crop=crop, window=window)
     except ValidationError as error:
         raise ConfigError(f"candidate {name} cannot be used: {one_line(error)}") from error
 

@@ -9,6 +9,7 @@ from fl_client.check_images import each
 from fl_client.finding import DataCheck, DataVisit, Finding, failed, ok, warning
 from fl_client.images import pixel_digest
 from fl_client.site import ImageItem, Site
+from fl_client.site_file import SITE_FILE, read_site_file
 from fl_client.splits import split_site
 from protocol.errors import DataError
 from protocol.taskcard import class_keys
@@ -20,12 +21,21 @@ FEW = 5
 def check_labels(visit: DataVisit) -> Iterator[Finding]:
     """See that there are classes to tell apart, and enough images of each."""
     site = visit.site
-    if site is None:
+    if site is None or site.card.objective == "segmentation":
         return
-    counts = Counter(site.labels.tolist())
-    shown = ", ".join(f"{c.name}: {counts[i]}" for i, c in enumerate(site.card.classes[:12]))
+    counts = site.targets.sum(axis=0, dtype=int).tolist()  # [classes]
+    names = [held.name for held in site.card.classes]
+    sizes = [f"{name}: {count}" for name, count in zip(names, counts, strict=True)]
+    shown = ", ".join(sizes[:12])
+    several = site.card.objective == "multilabel"
+    if several:
+        shown += f"; none of them: {int((~site.targets.any(axis=1)).sum())}"
     twice = [key for key, times in Counter(class_keys(site.card)).items() if times > 1]
-    if len(counts) < 2:
+    if several and not counts:
+        yield failed("labels", "no image shows any class", "label some images", "no-labels")
+    elif several and (found := _never_or_always(visit, site)):
+        yield warning("labels", f"{found} ({shown})", "leave the class out", "no-contrast")
+    elif not several and len(counts) < 2:
         yield failed("labels", f"one class only ({shown})", "add another class", "one-class")
     elif twice:
         yield failed(
@@ -34,7 +44,7 @@ def check_labels(visit: DataVisit) -> Iterator[Finding]:
             "merge them, or give them other names or codes",
             "same-class",
         )
-    elif small := [site.card.classes[i].name for i, count in counts.items() if count < FEW]:
+    elif small := [name for name, count in zip(names, counts, strict=True) if count < FEW]:
         yield warning(
             "labels",
             f"fewer than {FEW} images of {', '.join(small[:5])} ({shown})",
@@ -45,10 +55,24 @@ def check_labels(visit: DataVisit) -> Iterator[Finding]:
         yield ok("labels", shown)
 
 
+def _never_or_always(visit: DataVisit, site: Site) -> str:
+    """Say which classes of a multi-label task have nothing to tell them by; empty if all have."""
+    held = {card.name for card in site.card.classes}
+    named = read_site_file(visit.folder / SITE_FILE).labels.names
+    if absent := [name for name in named if name not in held]:
+        return f"no image shows {', '.join(absent[:5])}"
+    always = [
+        card.name
+        for card, shown in zip(site.card.classes, site.targets.T, strict=True)
+        if shown.all()
+    ]
+    return f"every image shows {', '.join(always[:5])}" if always else ""
+
+
 def check_splits(visit: DataVisit) -> Iterator[Finding]:
     """See that there is something to train on, to choose by and to test on."""
     site = visit.site
-    if site is None:
+    if site is None or site.card.objective == "segmentation":
         return
     sizes = {part: len(rows) for part, rows in split_site(site).items()}
     given = any(item.split is not None for item in site.images)
@@ -114,7 +138,8 @@ def _apart(item: ImageItem) -> str:
 
 def _twice(groups: list[list[ImageItem]], where: str, mend: str, reason: str) -> Finding:
     first = " = ".join(item.held.name for item in groups[0][:2])
-    found = f"{len(groups)} images are there twice {where}: {first}"
+    many = f"{len(groups)} images are" if len(groups) > 1 else "one image is"
+    found = f"{many} there twice {where}: {first}"
     return warning("duplicates", found, mend, reason)
 
 
@@ -154,7 +179,7 @@ def _equal(
 
 def _content(item: ImageItem) -> bytes | None:
     try:
-        return item.content_digest()
+        return item.held.content_digest()
     except DataError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import zlib
 from collections import Counter
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from fl_client.backbone import load_backbone
 from fl_client.device import choose_device
+from fl_client.final_model import card_of, write_final
 from fl_client.learner_data import learner_data
 from fl_client.model import Adapter, SiteModel, class_weights
 from fl_client.models import RunModels, Scores, gains
@@ -18,7 +20,8 @@ from fl_client.recipes import ordered_candidate
 from fl_client.site import Site
 from fl_client.splits import split_site
 from fl_client.start import require_start
-from fl_client.training import DEFAULT_LR, Augmented, evaluate, fit
+from fl_client.tracking import open_series
+from fl_client.training import DEFAULT_LR, Augmented, Curve, evaluate, fit
 from protocol.errors import DataError
 from protocol.orders import Order
 from protocol.plan import Knowledge
@@ -33,6 +36,7 @@ from protocol.sharing import (
 )
 from protocol.spec import Spec
 from protocol.taskcard import class_keys
+from protocol.tracking import Tracking
 from protocol.weights import body_of
 
 RUNS_OWN = Knowledge()
@@ -59,6 +63,8 @@ class Learner:
         Of the site's splits.
     knowledge : Knowledge
         Architecture, augmentation and start instead of the run's own.
+    tracking : Tracking or None
+        Where the site keeps curves of its training; None keeps none.
 
     Raises
     ------
@@ -76,13 +82,16 @@ class Learner:
         device: str | None,
         seed: int,
         knowledge: Knowledge = RUNS_OWN,
+        *,
+        tracking: Tracking | None = None,
     ) -> None:
         self.site, self.recipe, self.knowledge = site, recipe, knowledge
+        self.tracking = tracking
         ordered = knowledge.architecture
         candidate = None if ordered is None else ordered_candidate(ordered)
         self.spec = spec if candidate is None else candidate.recipe
         self.classes = class_keys(site.card)
-        if len(self.classes) < 2:
+        if len(self.classes) < (1 if site.card.objective == "multilabel" else 2):
             raise DataError(f"site {site.name} holds one class only: training needs at least two")
         if twice := [key for key, times in Counter(self.classes).items() if times > 1]:
             raise DataError(
@@ -138,13 +147,17 @@ class Learner:
     def train_alone(self, order: Order, given: Arrays | None = None) -> Scores:
         """Train with the whole budget, keep the model, and return its scores.
 
-        Starts from the body that is `given`, as in `start`.
+        Starts from the body that is `given`, as in `start`. The site keeps this model unless
+        another one gains.
         """
-        return self._keep(order, self._trained(order, self.start(order.seed, given)))
+        scores = self._keep(order, self._trained(order, self.start(order.seed, given)))
+        if not order.guard_against:
+            self._choose(order, RunModels(self.site, order.run, order.arm))
+        return scores
 
     def try_out(self, order: Order, given: Arrays | None = None) -> Scores:
         """Train as alone, and return the scores; nothing is kept."""
-        return self._scores(self._trained(order, self.start(order.seed, given)))
+        return self._scores(self._trained(order, self.start(order.seed, given), tracked=False))
 
     def train_join(self, order: Order, arrays: Arrays) -> Scores:
         """Train with the whole budget from a finished group's arrays, keep the model, score it.
@@ -188,8 +201,7 @@ class Learner:
         if before is None or after is None:
             raise DataError(f"site {self.site.name} has not trained both models to choose from")
         keeps_new = gains(before, after)
-        chosen = new if keeps_new else kept
-        RunModels(self.site, order.run, "final").save("model", chosen.load("model"))
+        self._choose(order, new if keeps_new else kept)
         return keeps_new
 
     def _rows(self, seed: int) -> Arrays:
@@ -220,7 +232,9 @@ class Learner:
             proximal_mu=order.proximal_mu,
         )
 
-    def _trained(self, order: Order, arrays: Arrays) -> SiteModel:
+    def _trained(self, order: Order, arrays: Arrays, *, tracked: bool = True) -> SiteModel:
+        series = open_series(self.tracking if tracked else None, self.site.name, order)
+        curve = Curve(series, order.epochs * max(order.server_round - 1, 0)) if series else None
         seed = zlib.crc32(f"{order.seed} {order.server_round} {self.site.name}".encode())
         if isinstance(self.data.train, Augmented):
             self.data.train.reseed(seed)
@@ -235,7 +249,10 @@ class Learner:
             seed=seed,
             find_lr=order.learning_rate < 0,
             device=self.device,
+            curve=curve,
         )
+        if curve is not None:
+            curve.end(evaluate(model, self.data, "val"))
         return model
 
     def _scores(self, model: SiteModel) -> Scores:
@@ -249,7 +266,15 @@ class Learner:
         models, scores = RunModels(self.site, order.run, order.arm), self._scores(model)
         models.save("model", model.arrays())
         models.save_scores(scores)
+        known = (self.classes, self.data.splits, scores, model.arrays())
+        models.save_card(card_of(self.site, order, self.spec, *known))
+        if series := open_series(self.tracking, self.site.name, order):
+            series.write({f"final_{n}": v for n, v in scores.items() if math.isfinite(v)}, 0)
+            series.close()
         return scores
+
+    def _choose(self, order: Order, chosen: RunModels) -> None:
+        write_final(self.site, order, self.classes, chosen)
 
 
 def pretrained(spec: Spec) -> nn.Module:

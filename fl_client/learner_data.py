@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from fl_client.policy_space import AugmentationPolicy
 from fl_client.policy_training import drawn_data
 from fl_client.site import Site
 from fl_client.splits import split_site
-from fl_client.training import TrainData, feature_data
+from fl_client.training import TrainData, feature_data, learnt
 from protocol.experiment import Policy
 from protocol.sharing import Recipe
 from protocol.spec import Spec
@@ -63,11 +64,16 @@ def learner_data(
     spec = network.recipe if isinstance(network, Candidate) else network
     policy = None if ordered is None else policy_of(ordered.pipeline, "the ordered augmentation")
     if recipe == "fine-tune":
-        return _images(site, spec, policy, classes, seed)
-    features = _features(site, network, device)
-    if policy is None:
-        return feature_data(features, site.labels, classes, split_site(site, seed))
-    return drawn_data(site, spec, policy, features, classes, views=VIEWS, seed=seed, device=device)
+        data = _images(site, spec, policy, classes, seed)
+    elif policy is None:
+        features = _features(site, network, device)
+        data = feature_data(features, learnt(site), classes, split_site(site, seed))
+    else:
+        features = _features(site, network, device)
+        data = drawn_data(
+            site, spec, policy, features, classes, views=VIEWS, seed=seed, device=device
+        )
+    return replace(data, ranks=tuple(site.card.ranks))
 
 
 def _images(
@@ -81,10 +87,11 @@ def _images(
         if policy is None
         else augmentation(policy, spec.preprocess, seed)
     )
+    labels = learnt(site)
     return TrainData(
-        SiteImages(site.images, spec, training),
-        SiteImages(site.images, spec, evaluation_view(spec.preprocess)),
-        site.labels,
+        SiteImages(site.images, labels, spec, training),
+        SiteImages(site.images, labels, spec, evaluation_view(spec.preprocess)),
+        labels,
         tuple(classes),
         split_site(site, seed),
     )

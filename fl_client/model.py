@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -25,7 +26,8 @@ class SiteModel(pl.LightningModule):
     classes : sequence of str
         Keys of the site's own classes: one head row each.
     class_weights : Tensor
-        Weights of the cross entropy, float32 [classes].
+        Weights of the cross entropy, float32 [classes]; of a multi-label task [2, classes], see
+        `class_weights`.
     lr : float
         Step size of SGD.
     proximal_mu : float
@@ -45,7 +47,11 @@ class SiteModel(pl.LightningModule):
         super().__init__()
         self.body, self.head = body, nn.Linear(width, len(classes))
         self.classes, self.lr, self.proximal_mu = tuple(classes), lr, proximal_mu
-        self.loss = nn.CrossEntropyLoss(weight=class_weights)
+        self.loss: nn.Module = (
+            nn.CrossEntropyLoss(weight=class_weights)
+            if class_weights.ndim == 1
+            else LabelsLoss(class_weights)
+        )
         self._anchor: list[Tensor] = []
 
     def forward(self, batch: Tensor) -> Tensor:
@@ -65,7 +71,7 @@ class SiteModel(pl.LightningModule):
                 module.eval()
 
     def training_step(self, batch: list[Tensor], _index: int) -> Tensor:
-        """Return the class-weighted cross entropy, with FedProx's term if asked for."""
+        """Return the weighted cross entropy, with FedProx's term if asked for."""
         inputs, labels = batch
         loss: Tensor = self.loss(self(inputs), labels)
         if self._anchor:
@@ -124,8 +130,53 @@ class Adapter(nn.Module):
         return torch.relu(nn.functional.linear(batch, self.weight, self.bias))
 
 
-def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
-    """Return inverse class frequencies, float32 [classes]; an absent class weighs nothing."""
+class LabelsLoss(nn.Module):
+    """Binary cross entropy of every label of every image, as one weighted mean.
+
+    Parameters
+    ----------
+    weights : Tensor
+        Float32 [2, classes]: of an image without and with the label.
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of logits against targets of 0 and 1, both [batch, classes]."""
+        weights = torch.where(targets > 0, self.weights[1], self.weights[0])  # [batch, classes]
+        total = nn.functional.binary_cross_entropy_with_logits(
+            logits, targets, weights, reduction="sum"
+        )
+        # divided by the weights, as torch's weighted cross entropy: a rare label makes no step huge
+        return total / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def class_weights(labels: NDArray[Any], classes: int) -> Tensor:
+    """Return inverse frequencies, so that rare classes count as much as frequent ones.
+
+    Parameters
+    ----------
+    labels : ndarray
+        Int64 [n], or of a multi-label task 0 and 1 in float32 [n, classes].
+    classes : int
+        Number of classes.
+
+    Returns
+    -------
+    Tensor
+        Float32 [classes], an absent class weighs nothing; or [2, classes] of images without and
+        with each label, and one that no image or every image has weighs nothing.
+    """
+    if labels.ndim == 2:
+        held = labels.sum(axis=0, dtype=np.float64)
+        both = np.stack([len(labels) - held, held])  # [2, classes]
+        told = np.broadcast_to(both.min(axis=0) > 0, both.shape)
+        shares = np.divide(len(labels), 2 * both, out=np.zeros(both.shape), where=told)
+        return torch.from_numpy(shares.astype(np.float32))
     counts = np.bincount(labels, minlength=classes)  # [classes]
     weights = np.divide(len(labels), classes * counts, out=np.zeros(classes), where=counts > 0)
     return torch.from_numpy(weights.astype(np.float32))

@@ -113,8 +113,10 @@ def search_policy(
     ConfigError
         If the budget is too small.
     DataError
-        If the site has too few training images, or one cannot be read.
+        If the site has too few training images, more than one class an image, or one cannot be
+        read.
     """
+    site.require_one_class("a search for augmentation policies")
     split = split_site(site, seed)
     rows = split["train"]
     count, efforts = planned(len(rows), budget, len(given or {}))

@@ -21,7 +21,7 @@ from fl_client.policy_space import AugmentationPolicy
 from fl_client.policy_views import PolicyViews
 from fl_client.site import Site
 from fl_client.splits import split_site
-from fl_client.training import TrainData, feature_data
+from fl_client.training import Labels, TrainData, feature_data, learnt
 from protocol.files import sha256_hex
 from protocol.spec import Spec
 
@@ -71,7 +71,8 @@ def augmented_data(
     plain, _ = cached_features(site, spec, device)
     added = _views(site, spec, policy, rows, views, seed, device)
     features = np.concatenate([plain, added])
-    labels = np.concatenate([site.labels, site.labels[rows]])
+    own = learnt(site)
+    labels = np.concatenate([own, own[rows]])
     train = np.concatenate([splits["train"], np.arange(len(plain), len(features))])
     return feature_data(features, labels, classes, splits | {"train": train})
 
@@ -87,8 +88,8 @@ class DrawnViews(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         Features of all images.
     added : ndarray of float32, shape [v * t, m]
         Features of the views of the training images, all first views before all second ones.
-    labels : ndarray of int64, shape [n]
-        Labels of all images.
+    labels : ndarray
+        What is learnt of all images, see `fl_client.training.Labels`.
     train : ndarray of int64, shape [t]
         Which of the images are for training.
     """
@@ -97,7 +98,7 @@ class DrawnViews(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self,
         plain: NDArray[np.float32],
         added: NDArray[np.float32],
-        labels: NDArray[np.int64],
+        labels: Labels,
         train: NDArray[np.int64],
     ) -> None:
         choices = np.stack([plain[train], *added.reshape(-1, len(train), plain.shape[1])])
@@ -157,10 +158,11 @@ def drawn_data(
     DataError
         If an image cannot be read.
     """
-    data = feature_data(plain, site.labels, classes, split_site(site, seed))
+    labels = learnt(site)
+    data = feature_data(plain, labels, classes, split_site(site, seed))
     train = data.splits["train"]
     added = _views(site, spec, policy, np.tile(train, views), views, seed, device)
-    return replace(data, train=DrawnViews(plain, added, site.labels, train))
+    return replace(data, train=DrawnViews(plain, added, labels, train))
 
 
 def _views(

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import timm
 
-from fl_client.backbone import WEIGHTS_FOLDER
-from fl_client.candidates import Candidate, prepare, weights_source
+from fl_client.candidates import Candidate, prepare
+from fl_client.weights import WEIGHTS_FOLDER, weights_source
 from protocol.errors import ConfigError, DigestMismatch, FedprintError, WeightsError
 from protocol.plan_records import OWN, Recipes, RecipesRequest
 from protocol.presets import PRESETS

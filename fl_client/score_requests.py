@@ -17,6 +17,7 @@ from protocol.score_records import ScoreRequest
 from protocol.scores import SCORES_VALIDITY, Scores, sign_scores
 from protocol.sharing import Arrays
 from protocol.statement import utc_now
+from protocol.taskcard import ONE_CLASS
 from protocol.weights import weights_file
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ def own_model(gate: Gate, order: Order) -> Arrays:
     Raises
     ------
     PolicyError
-        As in `Gate.judging`, or with reason ``weights-not-shared`` or ``nothing-trained``.
+        As in `Gate.judging`, or with reason ``other-objective``, ``weights-not-shared`` or
+        ``nothing-trained``.
     """
     site = gate.site
     with gate.judging(order.spec, order.run, MODEL):
+        _require_one_class(site)
         if not site.card.shares_weights:
             raise PolicyError(
                 f"site {site.name} hands its weights to nobody: shares_weights = true in "
@@ -75,13 +78,14 @@ def signed_scores(
     Raises
     ------
     PolicyError
-        As in `Gate.judging` and `Gate.require_scores`, or with reason ``nothing-released`` or
-        ``too-many-models``.
+        As in `Gate.judging` and `Gate.require_scores`, or with reason ``other-objective``,
+        ``nothing-released`` or ``too-many-models``.
     """
     site, spec, run = gate.site, order.spec, order.run
     # one request at a time: two at once would each score as many models as one may
     with gate.judging(spec, run, SCORES), turn(site.state):
         gate.require_scores()
+        _require_one_class(site)
         release = _released(site, run)
         scored = KeptScores(site, order)
         sent = (c for c in request.candidates if c.source in request.arrays)
@@ -107,6 +111,16 @@ def signed_scores(
         envelope = sign_scores(scores, release, gate.find_signer())
         gate.recorder.sent(SCORES, spec, run, envelope)
     return envelope
+
+
+def _require_one_class(site: Site) -> None:
+    """Raise where scores would mean nothing: they are of probabilities that add up to 1."""
+    if site.card.objective not in ONE_CLASS:
+        raise PolicyError(
+            f"site {site.name} has no part in scores of models: these need one class an image, and "
+            f"its task is {site.card.objective}",
+            "other-objective",
+        )
 
 
 def _released(site: Site, run: str) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fl_server.descriptor_folder import read_descriptors
+from fl_server.descriptor_folder import open_descriptor, read_descriptors
 from fl_server.exchange import Exchange
 from fl_server.score_folder import read_scores
 from protocol.descriptors import ClassMoments, Descriptor, Features, Fisher, Kind, Moments
-from protocol.errors import BadShape
-from protocol.spec import Spec
+from protocol.errors import BadShape, ConfigError
+from protocol.signed import SignedFingerprint
+from protocol.spec import Spec, check_same
 from protocol.verify import VerifiedRelease, read_fingerprints
 from strategies.measures import Task
 
@@ -60,6 +61,34 @@ def tasks_of_folder(folder: Path) -> list[Task]:
         for site, kinds in found.items()
     }
     return make_tasks(spec, by_site, descriptors, read_scores(folder, by_site))
+
+
+def tasks_of_fingerprints(given: Sequence[SignedFingerprint]) -> list[Task]:
+    """Verify fingerprints, and what was released beside them, as if they lay in a folder.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or there are two of one site.
+    VerificationError
+        If something is not what was signed, or is of another spec.
+    """
+    if not given:
+        raise ConfigError("there is no fingerprint to compare: give some")
+    spec, by_site = given[0].spec, dict[str, VerifiedRelease]()
+    for each in given:
+        check_same(spec, each.spec)
+        if each.name in by_site:
+            raise ConfigError(f"two fingerprints are of site {each.name}: leave one out")
+        by_site[each.name] = each.verified
+    descriptors = {
+        each.name: {
+            kind: open_descriptor(each.name, kind, *sent, each.verified, spec).descriptor
+            for kind, sent in each.descriptors.items()
+        }
+        for each in given
+    }
+    return make_tasks(spec, by_site, descriptors, {})
 
 
 def make_tasks(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(max_length=200)]
+
+Objective = Literal["classification", "multilabel", "ordinal", "segmentation"]
+"""What is learnt of an image: its class, all classes that it shows, its grade, its regions."""
+
+ONE_CLASS: tuple[Objective, ...] = ("classification", "ordinal")
+"""Objectives that give each image exactly one class, which scores of models take for granted."""
 
 
 class ClassCard(BaseModel):
@@ -63,10 +69,13 @@ class TaskCard(BaseModel):
         Free text, empty when unknown.
     keywords : list of str
         Free keywords.
-    objective : str
-        What is learnt; ``"classification"``.
+    objective : {"classification", "multilabel", "ordinal", "segmentation"}
+        What is learnt; sites of different objectives are never trained together.
     classes : list of ClassCard
         The classes that the site holds, in the order of its labels.
+    order : list of str
+        Names of all grades of an ordinal task from the lowest to the highest, held or not; its
+        classes are some of them, in this order. Empty for every other objective.
     shares_weights : bool
         Whether weights that were trained on its images may be handed on to other groups and runs.
     properties : TaskProperties
@@ -79,10 +88,27 @@ class TaskCard(BaseModel):
     modality: Text = ""
     anatomy: Text = ""
     keywords: Annotated[list[Text], Field(max_length=100)] = []
-    objective: Text = "classification"
+    objective: Objective = "classification"
     classes: Annotated[list[ClassCard], Field(max_length=10_000)] = []
+    order: Annotated[list[Text], Field(max_length=10_000)] = []
     shares_weights: bool = False
     properties: TaskProperties = TaskProperties()
+
+    @model_validator(mode="after")
+    def _has_grades_in_order(self) -> Self:
+        names = [held.name for held in self.classes]
+        if (self.objective == "ordinal") != bool(self.order):
+            raise ValueError("an order of grades belongs to an ordinal task, and to no other")
+        if len(set(self.order)) < len(self.order):
+            raise ValueError("order names a grade twice")
+        if self.order and names != [grade for grade in self.order if grade in set(names)]:
+            raise ValueError("the classes of an ordinal task must be grades of its order, in order")
+        return self
+
+    @property
+    def ranks(self) -> list[int]:
+        """Places of an ordinal task's classes among all grades, ascending; of others nothing."""
+        return [self.order.index(held.name) for held in self.classes] if self.order else []
 
 
 def class_keys(card: TaskCard) -> tuple[str, ...]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
@@ -14,20 +12,27 @@ from numpy.typing import NDArray
 
 from fl_client.images import LARGEST
 from fl_client.readers.cut import Cut, Plane
+from fl_client.readers.labels import ONE, Labels, of_matrix
+from fl_client.readers.masks import array_masks
 from fl_client.readers.rows import Row, inside
 from fl_client.readers.source import ArraySlice
+from fl_client.readers.spill import spill
 from protocol.errors import DataError
 from protocol.names import printable
 
 _AXES: dict[Plane, int] = {"axial": 0, "coronal": 1, "sagittal": 2}
 
 
-def read_arrays(folder: Path, npz: str, named_in: Path, cut: Cut | None = None) -> list[Row]:
+def read_arrays(
+    folder: Path, npz: str, named_in: Path, cut: Cut | None = None, labels: Labels = ONE
+) -> list[Row]:
     """List the images of an npz file with MedMNIST's keys (``train_images``, ``train_labels``, …).
 
     Images are ``[n, h, w]`` or ``[n, h, w, c]`` with c = 1, 3 or 4; ``[n, d, h, w]`` are volumes,
     whose slices are the images. The arrays are spilled to a nameless temporary file and
-    memory-mapped, so that memory does not grow with their number. The parameters are those of
+    memory-mapped, so that memory does not grow with their number. Labels are ``[n]`` or ``[n, 1]``,
+    of a multi-label task 0 and 1 in ``[n, classes]``; a segmentation has ``train_masks`` instead,
+    one whole number a pixel. The parameters are those of
     `fl_client.readers.read_manifest`.
 
     Raises
@@ -50,7 +55,7 @@ def read_arrays(folder: Path, npz: str, named_in: Path, cut: Cut | None = None) 
             rows = [
                 row
                 for split in splits
-                for row in _split_rows(archive, keys, split, path, cut or Cut())
+                for row in _split_rows(archive, keys, split, path, cut or Cut(), labels)
             ]
     except DataError:
         raise
@@ -63,22 +68,34 @@ def read_arrays(folder: Path, npz: str, named_in: Path, cut: Cut | None = None) 
 
 
 def _split_rows(
-    archive: zipfile.ZipFile, keys: set[str], split: str, path: Path, cut: Cut
+    archive: zipfile.ZipFile, keys: set[str], split: str, path: Path, cut: Cut, how: Labels
 ) -> Iterator[Row]:
-    if f"{split}_labels" not in keys:
-        raise DataError(f"npz file {path} has {split}_images but no {split}_labels: add them")
-    images = _spill(archive, f"{split}_images")
-    labels = _labels(np.asarray(_spill(archive, f"{split}_labels")), len(images), split, path)
+    key = f"{split}_{'masks' if how.masks else 'labels'}"
+    if key not in keys:
+        raise DataError(f"npz file {path} has {split}_images but no {key}: add them")
+    images, where = _mapped(archive, f"{split}_images"), f"npz file {path}: {key}"
+    given = _mapped(archive, key)
+    masks = array_masks(given, images, where) if how.masks else None
+    labels: Sequence[tuple[str, ...]] = [()] * len(images)
+    if how.several:
+        labels = of_matrix(np.asarray(given), len(images), how.names, where)
+    elif masks is None:
+        one = _labels(np.asarray(given), len(images), split, path)
+        labels = [(str(label).strip(),) for label in one.tolist()]
     volumes = images.ndim == 4 and images.shape[-1] not in (1, 3, 4)
-    for number, label in enumerate(labels.tolist()):
-        name = f"{split}-{number}"
+    for number, own in enumerate(labels):
+        name, mask = f"{split}-{number}", None if masks is None else masks[number]
         if not volumes:
-            yield Row(ArraySlice(path, name, images[number]), str(label).strip(), name, split)
+            shown = None if mask is None else ArraySlice(path, f"{name} mask", mask)
+            yield Row(ArraySlice(path, name, images[number]), own, name, split, shown)
             continue
         volume = np.moveaxis(images[number], _AXES[cut.plane], 0)  # [slices, rows, columns]
+        turned = None if mask is None else np.moveaxis(mask, _AXES[cut.plane], 0)
         for index in cut.chosen(len(volume)):
-            source = ArraySlice(path, f"{name} {cut.plane} {index}", volume[index])
-            yield Row(source, str(label).strip(), name, split)
+            place = f"{name} {cut.plane} {index}"
+            source = ArraySlice(path, place, volume[index])
+            shown = None if turned is None else ArraySlice(path, f"{place} mask", turned[index])
+            yield Row(source, own, name, split, shown)
 
 
 def _labels(
@@ -90,16 +107,19 @@ def _labels(
     if labels.ndim != 1 or len(labels) != images:
         raise DataError(
             f"npz file {path}: {split}_labels has shape {labels.shape} for {images} images: "
-            "give one label an image"
+            'give one label an image, or say objective = "multilabel"'
         )
     if labels.dtype.kind == "f":
-        if not bool(np.all(labels == np.floor(labels))):  # false for NaN too
-            raise DataError(f"npz file {path}: {split}_labels holds NaN or fractions: mend them")
+        whole = np.isfinite(labels) & (labels == np.floor(labels)) & (abs(labels) < 2**53)
+        if not whole.all():
+            raise DataError(
+                f"npz file {path}: {split}_labels holds NaN, infinity or fractions: mend them"
+            )
         return labels.astype(np.int64)
     return labels
 
 
-def _spill(archive: zipfile.ZipFile, key: str) -> NDArray[np.generic]:
+def _mapped(archive: zipfile.ZipFile, key: str) -> NDArray[np.generic]:
     """Copy one array of an npz file to a nameless temporary file; return it memory-mapped."""
     with archive.open(f"{key}.npy") as source:
         version = np.lib.format.read_magic(source)
@@ -113,19 +133,15 @@ def _spill(archive: zipfile.ZipFile, key: str) -> NDArray[np.generic]:
             return np.empty(shape, dtype)
         size = prod(shape) * dtype.itemsize
         _check_size(archive.getinfo(f"{key}.npy").file_size - source.tell(), size, shape, key)
-        spill = tempfile.TemporaryFile()  # noqa: SIM115, the map keeps its own handle
-        with spill:
-            shutil.copyfileobj(source, spill, 1 << 20)
-            spill.flush()
-            return np.memmap(spill, dtype, "r", shape=shape, order="F" if fortran else "C")
+        try:
+            return spill(source, dtype, shape, "F" if fortran else "C")
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
 
 
 def _check_size(held: int, size: int, shape: tuple[int, ...], key: str) -> None:
-    """Refuse before anything is unpacked what its header lies about, or what finds no room."""
+    """Refuse before anything is unpacked what its header lies about."""
     if held != size:
         raise ValueError(f"{key} declares {size} bytes and holds {held}")
     if len(shape) > 2 and prod(shape[1:3]) > LARGEST:
         raise ValueError(f"{key} has images of {shape[1]} x {shape[2]} pixels")
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    if size > free:
-        raise ValueError(f"{key} takes {size} bytes, {tempfile.gettempdir()} has {free} free")

@@ -15,12 +15,17 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One labelled image as a site's files list it; see `fl_client.site.ImageItem`."""
+    """One labelled image as a site's files list it; see `fl_client.site.ImageItem`.
+
+    It has one label, or any number of them where the task is multi-label; none, but a mask, where
+    it is a segmentation.
+    """
 
     source: Source
-    label: str
+    labels: tuple[str, ...]
     subject: str
     split: str | None = None
+    mask: Source | None = None
 
 
 def inside(folder: Path, name: str, where: str) -> Path:

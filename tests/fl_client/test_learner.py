@@ -11,10 +11,12 @@ import torch
 from fixtures_sites import projected, write_classes, write_manifest
 
 from fl_client.backbone import load_backbone
+from fl_client.final_model import final_folder
 from fl_client.learner import Learner
 from fl_client.models import RunModels
 from fl_client.site import read_site
 from protocol.errors import DataError
+from protocol.model_card import WEIGHTS, named_weights
 from protocol.orders import Order
 from protocol.sharing import BODY, HIDDEN, Arrays, Recipe, initial_adapter, initial_rows, row_name
 from protocol.spec import Spec
@@ -56,6 +58,16 @@ def sent_to(learner: Learner) -> Arrays:
     if learner.recipe == "adapter":
         return initial_adapter(learner.spec.features, 3) | initial_rows(SHARED, HIDDEN, 3)
     return learner.body() | initial_rows(SHARED, learner.spec.features, 3)
+
+
+def named(learner: Learner, models: RunModels) -> bytes:
+    """Return a model's file under the names that others know."""
+    return named_weights(models.load("model"), learner.classes, learner.recipe)[0]
+
+
+def final_model(learner: Learner, run: str) -> bytes:
+    """Return the file of the model that the site keeps of a run."""
+    return (final_folder(learner.site, run) / WEIGHTS).read_bytes()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -205,27 +217,23 @@ def test_who_joins_starts_from_the_groups_model_and_its_own_rows(learner: Learne
     moved = models.load("model")
     assert not np.array_equal(moved[row_name("lung")], kept[row_name("lung")])
     chosen = models if learner.decide(order, "alone") else RunModels(learner.site, run, "alone")
-    final = RunModels(learner.site, run, "final").load("model")
-    assert all(np.array_equal(final[n], v) for n, v in chosen.load("model").items())
+    assert final_model(learner, run) == named(learner, chosen)
 
 
 def test_the_site_keeps_the_better_model(learner: Learner) -> None:
     sent, run = sent_to(learner), f"guard-{learner.recipe}"
-    local, group, final = (
-        RunModels(learner.site, run, arm) for arm in ("alone", "grouped", "final")
-    )
+    local, group = (RunModels(learner.site, run, arm) for arm in ("alone", "grouped"))
     order = order_for(learner, run=run)
     with pytest.raises(DataError, match=r"^site north has not trained both models to choose from$"):
         learner.decide(order, "alone")
     learner.train_alone(order_for(learner, run=run, arm="alone"))
+    assert final_model(learner, run) == named(learner, local)
     scores = learner.finish(order, sent)
     assert group.load_scores() == scores
     for accuracy, kept, expected in ((2.0, group, True), (-1.0, local, False)):
         group.save_scores({**scores, "val_auroc": accuracy})
         assert learner.decide(order, "alone") is expected
-        chosen, model = final.load("model"), kept.load("model")
-        assert chosen.keys() == model.keys()
-        assert all(np.array_equal(chosen[name], model[name]) for name in model)
+        assert final_model(learner, run) == named(learner, kept)
 
 
 def test_the_group_starts_where_a_site_alone_starts(learner: Learner) -> None:

@@ -126,7 +126,9 @@ def test_the_bare_crop_sees_what_the_features_are_of(site: Site, spec: Spec) -> 
 
 
 def test_a_policy_augments_a_sites_images_in_training(found: Found, site: Site, spec: Spec) -> None:
-    data = SiteImages(site.images, spec, augmentation(found.policy, spec.preprocess, 0))
+    data = SiteImages(
+        site.images, site.labels, spec, augmentation(found.policy, spec.preprocess, 0)
+    )
     data.reseed(3)
     first = [data[index][0] for index in range(4)]
     data.reseed(3)
