@@ -8,7 +8,7 @@ case's games.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ from protocol.errors import ConfigError, DataError
 from protocol.privacy import DELTA
 from protocol.spec import Spec
 from protocol.statement import Privacy, utc_now
+from protocol.taskcard import ONE_CLASS
 
 FALSE_ALARM = 1e-3
 GAMES = 100_000
@@ -47,7 +48,10 @@ Step = Callable[[int], None]
 
 
 class Counted(NamedTuple):
-    """A site's counted images: features [n, M], patients [n] numbered from 0, labels [n]."""
+    """A site's counted images: features [n, M], patients [n] numbered from 0, labels [n].
+
+    Of a multi-label task all images with the same labels are as if of one class.
+    """
 
     features: Features
     units: NDArray[np.int64]
@@ -74,14 +78,46 @@ def counted_images(site: Site, features: Features, cap: int) -> Counted:
     from fl_client.contribution import counted
 
     chosen = np.array(counted(site, cap) if cap else range(len(site.images)))
-    subjects = [site.images[i].subject if site.has_subjects else str(i) for i in chosen]
+    return Counted(features[chosen], _units(site, chosen.tolist()), _kinds(site)[chosen])
+
+
+def counted_regions(site: Site, spec: Spec, features: Features, cap: int) -> Counted:
+    """Choose the regions that a release counts, all of them where `cap` is 0; see `counted_images`.
+
+    `features` [regions, M] are those of `fl_client.regions.regions_of`, in its order.
+    """
+    from fl_client.regions import choose, regions_of
+
+    regions = regions_of(site, spec)
+    place = {region: number for number, region in enumerate(regions)}
+    chosen = choose(site, regions, cap) if cap else regions
+    units = _units(site, [image for image, _ in chosen])
+    labels = np.array([label for _, label in chosen], dtype=np.int64)
+    return Counted(features[[place[region] for region in chosen]], units, labels)
+
+
+def _units(site: Site, images: Sequence[int]) -> NDArray[np.int64]:
+    """Number whose images these are, int64 [n]; without subject ids each is its own.
+
+    Raises
+    ------
+    DataError
+        If they are too few to play with.
+    """
+    subjects = [site.images[i].subject if site.has_subjects else str(i) for i in images]
     units = np.unique(subjects, return_inverse=True)[1].astype(np.int64)
-    if len(np.unique(units)) < FEWEST:
+    if (number := len(np.unique(units))) < FEWEST:
         raise DataError(
-            f"site {site.name} has {len(np.unique(units))} patients (or images): an audit needs at "
-            f"least {FEWEST}"
+            f"site {site.name} has {number} patients (or images): an audit needs at least {FEWEST}"
         )
-    return Counted(features[chosen], units, site.labels[chosen])
+    return units
+
+
+def _kinds(site: Site) -> NDArray[np.int64]:
+    """Return which images are of one kind, int64 [n]: those that show the same classes."""
+    if site.card.objective in ONE_CLASS:
+        return site.labels
+    return np.unique(site.targets, axis=0, return_inverse=True)[1].astype(np.int64)
 
 
 def audit(

@@ -10,6 +10,7 @@ import typer
 from fl_client.options import BatchSize, Cap, Device, JsonFile, Workers, require_writable
 from protocol.errors import ConfigError
 from protocol.files import atomic_json
+from protocol.options import Panel
 from protocol.spec import load_spec
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("audit")(audit)
+    app.command("audit", rich_help_panel=Panel.DEPLOYMENT)(audit)
 
 
 def audit(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fl_client.audit import audit, counted_images
+from fl_client.audit import audit, counted_images, counted_regions
 from fl_client.audit_mechanism import SiteMechanism
 from fl_client.audit_result import AuditResult
 from fl_client.contribution import cap_of
+from fl_client.extract import region_features
 from fl_client.features import cached_features
 from fl_client.site import Site
 from protocol.privacy import terms
@@ -44,8 +45,12 @@ def audit_site(
     privacy = Privacy()
     if declared:
         privacy = terms(spec.width, epsilon=declared[0], delta=declared[1], cap=cap)
-    features, _ = cached_features(site, spec, progress=True, **extraction)
-    counted = counted_images(site, features, cap)
+    if spec.regions is None:
+        features, _ = cached_features(site, spec, progress=True, **extraction)
+        counted = counted_images(site, features, cap)
+    else:
+        features = region_features(site, spec, extraction.get("device"))
+        counted = counted_regions(site, spec, features, cap)
     mechanism = SiteMechanism(site, spec, privacy, cap, extraction.get("device"))
     return audit(
         site, spec, mechanism, counted, privacy, cap=cap, games=games, seed=seed, progress=True

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_client.contribution import counted
+from fl_client.contribution import counted, counted_items
 from fl_client.data_digest import known_digest
 from fl_client.site import Site
 from protocol.errors import DataError
@@ -33,9 +33,10 @@ def count(
     site, spec, device
         What to count, by what, and where to compute.
     cap : int
-        Count so many images of a patient at most; 0 counts all.
+        Count so many images, or regions, of a patient at most; 0 counts all.
     keeps_features : bool
         Whether the features of all images are kept too, for training; counts come of them then.
+        Of a segmentation they are not: it is not trained.
     options : mapping, optional
         More arguments of `fl_client.extract.extract`.
 
@@ -43,8 +44,8 @@ def count(
     -------
     ndarray of int64, shape [m, b]
     """
-    chosen = counted(site, cap) if cap else list(range(len(site.images)))
-    if keeps_features:
+    if keeps_features and spec.regions is None:
+        chosen = counted(site, cap) if cap else list(range(len(site.images)))
         from fl_client.features import cached_features, one_view
 
         features, counts = cached_features(site, spec, device, **(options or {}))
@@ -54,8 +55,8 @@ def count(
             return _binned(features[chosen], spec)
     from fl_client.extract import extract
 
-    images = [site.images[index] for index in chosen]
-    found = extract(images, spec.require_ready(), device=device, **(options or {})).counts
+    images = counted_items(site, spec.require_ready(), cap)
+    found = extract(images, spec, device=device, **(options or {})).counts
     assert found is not None
     return found
 

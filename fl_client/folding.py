@@ -35,13 +35,16 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     Returns
     -------
     torch.nn.Module
-        Gives the same output but for rounding. A model that cannot be traced is returned itself.
+        Gives the same output but for rounding. A model that cannot be traced, or has nothing to
+        fold, as most transformers, is returned itself. Weights that stay are shared, not copied.
     """
     try:
         pairs = _pairs(model)
     except Exception:  # tracing follows Python code of any kind; not being able to is no fault
         return model
-    folded = copy.deepcopy(model)
+    if not pairs:
+        return model
+    folded = sharing_copy(model)
     for conv_name, norm_name in pairs:
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d)
@@ -60,6 +63,12 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
         parent, _, name = norm_name.rpartition(".")
         setattr(folded.get_submodule(parent), name, activation)
     return folded
+
+
+def sharing_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a model whose parts can be replaced; its weights are the model's own."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _pairs(model: nn.Module) -> list[tuple[str, str]]:

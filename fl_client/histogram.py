@@ -14,7 +14,7 @@ class BinCounter:
     r"""Histogram of every counted feature over the public edges of a spec, in exact integers.
 
     The counted features are the backbone's, or their public projection. Value :math:`x_i` falls
-    in bin :math:`\lfloor b (x_i - l_i) / (u_i - l_i) \rfloor`, limited to :math:`0 \dots b-1`:
+    in bin :math:`\lfloor b (x_i - l_i) / (u_i - l_i) \rfloor`, limited to :math:`0 \ldots b-1`:
     values outside the edges are counted in the outermost bins (Godau et al., arXiv 2412.08763).
 
     Parameters

@@ -57,12 +57,7 @@ class Fingerprint:
 
         Negative (noised) counts are taken as 0, and a row without any count as uniform.
         """
-        rows: NDArray[np.float64] = np.maximum(self.counts, 0).astype(np.float64)  # [m, b]
-        totals = rows.sum(axis=1)  # [m]
-        rows[totals == 0] = 1.0
-        totals[totals == 0] = rows.shape[1]
-        rows /= totals[:, None]
-        return rows
+        return histograms(self.counts)
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -76,6 +71,28 @@ class Fingerprint:
             return counts / self.n_images
         shares: NDArray[np.float64] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
         return shares
+
+
+def histograms(counts: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Return counts as shares of their rows, see `Fingerprint.rows`.
+
+    Parameters
+    ----------
+    counts : ndarray of int, shape [..., b]
+        Of any number of features and sites.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``[..., b]``, float64.
+    """
+    rows: NDArray[np.float64] = np.maximum(counts, 0).astype(np.float64)  # [..., b]
+    totals = rows.sum(axis=-1)  # [...]
+    if not totals.all():
+        rows[totals == 0] = 1.0
+        totals[totals == 0] = rows.shape[-1]
+    rows /= totals[..., None]
+    return rows
 
 
 def smallest_integer(counts: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:

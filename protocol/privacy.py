@@ -32,7 +32,7 @@ MOST_SIGMA = 2.0**40
 """In counts; far above any that has a use, and far below what an int64 holds."""
 
 LOUD = 0.5
-"""From this `noise_share` on grouping told only tasks apart, see docs/privacy.md."""
+"""From this `noise_share` on grouping told only tasks apart, see docs/explanation/privacy.md."""
 
 Neighbours = Literal["add-remove", "replace-one"]
 _SAME, _ROUNDED = 1e-9, 1e-5  # relative: what floats, and what short figures, may differ by
