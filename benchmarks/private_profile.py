@@ -6,10 +6,10 @@ by the shipped rule, as adjusted Rand index. Only the tasks meant for choosing a
 judge the result in benchmarks/hard_pools.py. Usage:
 
     python benchmarks/pool_images.py images --packages packages
-    python benchmarks/calibration_images.py public --foolbox foolbox
-    python benchmarks/private_profile.py images public --cache features --out docs
+    fedprint spec images public --foolbox foolbox
+    python benchmarks/private_profile.py images public --cache features --out docs/explanation
 
-writes docs/privacy-profile.svg and prints the figures.
+writes docs/explanation/privacy-profile.svg and prints the figures.
 """
 
 from __future__ import annotations
@@ -178,9 +178,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("images", type=Path, help="folder written by benchmarks/pool_images.py")
-    parser.add_argument("public", type=Path, help="that of benchmarks/calibration_images.py")
+    parser.add_argument("public", type=Path, help="that of `fedprint spec images`")
     parser.add_argument("--cache", type=Path, required=True, help="folder for the features")
-    parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--out", type=Path, default=Path("docs/explanation"))
     parser.add_argument("--seeds", type=int, default=16)
     options = parser.parse_args()
     tasks = sites.load_all(sites.CHOOSING_NAMES, options.images, options.cache)

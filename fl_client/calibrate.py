@@ -9,24 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fl_client.backbone import create_model, feature_width, weights_digest
+from fl_client.backbone import create_model, weights_digest
+from fl_client.backbone_shape import (
+    own_preprocess,
+    pooling_of,
+    require_fit,
+    set_pooling,
+    set_size,
+    shape,
+)
 from fl_client.device import choose_device
 from fl_client.extract import BATCH_SIZE, extract
 from fl_client.projection import directions
-from fl_client.readers import list_images
+from fl_client.readers import Cut, list_images
 from fl_client.site import ImageItem
 from protocol.errors import ConfigError, DataError, one_line
-from protocol.spec import Calibration, Preprocess, Projection, Sampling, Spec, Weights
+from protocol.spec import Calibration, Pooling, Projection, Sampling, Spec, Weights, Window
 
 QUANTILES = (0.05, 0.95)
 DIGITS = 5
 """Significant digits of an edge: far below a bin's width, and short to write."""
+
+MOST_VALUES = 2**24
+"""Features that are sorted at once, in float64: 128 MiB, however many images there are."""
 
 
 def calibrate(
     folder: Path | str,
     recipe: Spec,
     *,
+    cut: Cut | None = None,
     components: int | None = None,
     images: Sequence[str] = (),
     device: str | None = None,
@@ -46,6 +58,8 @@ def calibrate(
         Public images, in any subfolders.
     recipe : Spec
         What to calibrate; edges it has already are replaced. See `make_recipe`.
+    cut : Cut, optional
+        How volumes and whole slides are cut into images; sites need not cut theirs the same.
     components : int, optional
         Count so many public directions in the features instead of the features themselves, see
         `fl_client.projection.directions`. By default the recipe's projection, if it has one.
@@ -67,7 +81,7 @@ def calibrate(
         If the backbone, its weights or the number of components cannot be used.
     """
     root = Path(folder)
-    sources = list_images(root) if root.is_dir() else []
+    sources = list_images(root, cut) if root.is_dir() else []
     if len(sources) < 20:
         raise DataError(
             f"{root} holds {len(sources)} images: quantiles need at least 20 public images "
@@ -76,6 +90,7 @@ def calibrate(
     place = choose_device(device)
     model = create_model(recipe.backbone, recipe.weights.source)
     digest = weights_digest(model)
+    shape(model, recipe)
     centre = recipe.model_copy(
         update={"lower": None, "upper": None, "edges_sha256": None, "sampling": Sampling()}
     )
@@ -119,9 +134,14 @@ def edges(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[
         Quantiles, rounded to few decimal digits. A feature that does not vary over the images
         gets a narrow interval around its value, so that every feature has bins.
     """
-    quantiles = np.quantile(features.astype(np.float64), QUANTILES, axis=0)  # [2, m]
+    parts = np.array_split(features, -(-features.size // MOST_VALUES) or 1, axis=1)
+    quantiles = np.hstack(
+        [np.quantile(part.astype(np.float64), QUANTILES, axis=0) for part in parts]
+    )  # [2, m]
     lower, upper = (_round(values) for values in quantiles)
-    least = 1e-3 * np.maximum(np.abs(lower), 1.0)  # [m]
+    # some backbones give features of a thousandth, so that 1 is not small to all of them
+    usual = min(float((upper - lower).max()), 1.0) or 1.0
+    least = 1e-3 * np.maximum(np.abs(lower), usual)  # [m]
     upper = np.where(upper - lower < least, _round(lower + least), upper)
     return lower, upper
 
@@ -137,14 +157,13 @@ def make_recipe(
     backbone: str,
     weights: str,
     bins: int,
-    resize: int,
-    crop: int,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    resize: int = 0,
+    crop: int = 0,
+    pooling: Pooling | None = None,
     sampling: Sampling | None = None,
-    window: tuple[float, float] | None = None,
+    window: Window | None = None,
 ) -> Spec:
-    """Make an uncalibrated spec of any timm model.
+    """Make an uncalibrated spec of any timm model, which sees images as in its pretraining.
 
     Parameters
     ----------
@@ -155,9 +174,9 @@ def make_recipe(
     bins : int
         Number of bins b.
     resize, crop : int
-        Shorter side and centre crop in pixels.
-    mean, std : sequence of 3 floats, optional
-        Normalisation; by default what timm says of the model.
+        Shorter side and centre crop in pixels; 0 takes what the model was pretrained with.
+    pooling : str, optional
+        Of a transformer, see `protocol.spec.Spec`; by default as it was pretrained.
     sampling : Sampling, optional
         By default each image once, its centre crop.
     window : (float, float), optional
@@ -169,20 +188,17 @@ def make_recipe(
         If a value cannot be used, or the backbone or its weights cannot be had.
     """
     model = create_model(backbone, weights)
-    own = model.pretrained_cfg
     try:
+        preprocess = own_preprocess(model, resize=resize, crop=crop, window=window)
+        set_size(model, backbone, preprocess.crop)
+        set_pooling(model, backbone, pooling)
         return Spec(
             name=name,
             backbone=backbone,
             weights=Weights(source=weights),
-            preprocess=Preprocess(
-                window=window,
-                resize=resize,
-                crop=crop,
-                mean=[float(value) for value in mean or own["mean"]],
-                std=[float(value) for value in std or own["std"]],
-            ),
-            features=feature_width(model),
+            preprocess=preprocess,
+            features=require_fit(model, backbone, preprocess.crop),
+            pooling=pooling_of(model),
             bins=bins,
             sampling=sampling or Sampling(),
         )

@@ -29,6 +29,8 @@ LARGEST = 100_000_000
 """Most pixels of an image: a file that declares more is refused before anything is allocated."""
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # what a file holds counts, whatever its ending says
+_LOSSLESS = ("PNG", "TIFF", "BMP")
+_LABELS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")  # one whole number a pixel
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -80,12 +82,44 @@ def picture_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
         return image.height, image.width
 
 
+def read_labels(path: Path) -> NDArray[np.int64]:
+    """Decode a label map: one whole number a pixel, as stored.
+
+    Of palettes the indices count, of black and white 0 and 1. The EXIF orientation is applied, as
+    to the picture that the labels are of.
+
+    Parameters
+    ----------
+    path : Path
+        PNG, TIFF or BMP file: JPEG keeps no labels.
+
+    Returns
+    -------
+    ndarray of int64, shape [height, width]
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged, or holds colours instead of labels.
+    """
+    with _opened(path, None, _LOSSLESS) as image:
+        image.load()
+        if image.mode not in _LABELS:
+            raise DataError(
+                f"image {path} is no label map (its pixels are {image.mode}): save one whole "
+                "number a pixel, as a grey or palette PNG"
+            )
+        return np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+
+
 @contextmanager
-def _opened(path: Path, content: bytes | None) -> Iterator[Image.Image]:
+def _opened(
+    path: Path, content: bytes | None, formats: tuple[str, ...] = _FORMATS
+) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not matter
-            with Image.open(path if content is None else BytesIO(content), "r", _FORMATS) as image:
+            with Image.open(path if content is None else BytesIO(content), "r", formats) as image:
                 if image.width * image.height > LARGEST:
                     raise Image.DecompressionBombError
                 yield image
@@ -179,7 +213,15 @@ def check_preprocess(spec: Spec) -> None:
 
 def resize_shorter(pixels: Pixels, preprocess: Preprocess) -> Image.Image:
     """Resize so that the shorter side has `preprocess.resize` pixels (antialiased)."""
-    height, width = pixels.shape[:2]
+    size = _resized(pixels.shape[0], pixels.shape[1], preprocess)
+    image = Image.fromarray(pixels)
+    if size == image.size:
+        return image
+    return image.resize(size, _FILTERS[preprocess.interpolation])
+
+
+def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
+    """Return width and height that an image is resized to."""
     short = min(height, width)
     size = (
         max(preprocess.resize, preprocess.resize * width // short),
@@ -190,10 +232,32 @@ def resize_shorter(pixels: Pixels, preprocess: Preprocess) -> Image.Image:
             f"an image of {width} x {height} pixels is too thin to be made {preprocess.resize} "
             "pixels wide: crop it or take it out"
         )
-    image = Image.fromarray(pixels)
-    if size == image.size:
-        return image
-    return image.resize(size, _FILTERS[preprocess.interpolation])
+    return size
+
+
+def view_labels(labels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Make the centre view of a label map that lies on an image's centre view.
+
+    Parameters
+    ----------
+    labels : ndarray of uint8, shape [height, width]
+        On the image's grid. No label is made up: the nearest one is taken.
+    preprocess : Preprocess
+        How the image is resized and cropped.
+
+    Returns
+    -------
+    ndarray of uint8, shape [crop, crop]
+    """
+    size = _resized(labels.shape[0], labels.shape[1], preprocess)
+    resized = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    top, left = _centre(resized.shape, preprocess.crop)
+    return resized[top : top + preprocess.crop, left : left + preprocess.crop]
+
+
+def _centre(shape: tuple[int, ...], crop: int) -> tuple[int, int]:
+    """Return the upper left corner of a centre crop."""
+    return round((shape[0] - crop) / 2), round((shape[1] - crop) / 2)
 
 
 def make_views(pixels: Pixels, spec: Spec, draws: list[int]) -> Pixels:
@@ -222,7 +286,7 @@ def make_views(pixels: Pixels, spec: Spec, draws: list[int]) -> Pixels:
 def _view(resized: Pixels, spec: Spec, digest: bytes, draw: int) -> Pixels:
     size, sampling = spec.preprocess.crop, spec.sampling
     room = np.array(resized.shape[:2]) - size  # [2], free rows and columns
-    top, left = (round(r / 2) for r in room.tolist())
+    top, left = _centre(resized.shape, size)
     chance = chance_of(sampling, digest, draw) if digest else b""
     if sampling.crop == "random":
         # 8 bytes against at most a few thousand positions: the bias of the remainder is < 1e-15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from importlib import resources
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,6 +27,9 @@ from protocol.names import Sha256Hex
 from protocol.projection import Projection as Projection
 
 Window = tuple[float, float]
+Pooling = Literal["token", "avg", "map"]
+"""A class token, the mean of the patches' tokens, or attention over all of them."""
+
 Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -92,6 +96,32 @@ class Sampling(_Part):
         return self
 
 
+class Regions(_Part):
+    """What is counted instead of whole views: the regions that masks show in them.
+
+    Each class that covers at least `least` cells of a view is one region, and counted once: its
+    feature is the mean of the backbone's last feature map over the region's pixels.
+
+    Parameters
+    ----------
+    source : {"mask"}
+        What shows the regions: the label map that the site holds beside the image.
+    cell : int
+        Side of a cell of the feature map, in pixels of the view.
+    least : float
+        Smallest area of a region, in cells; smaller ones say more of what surrounds them.
+    """
+
+    source: Literal["mask"] = "mask"
+    cell: int = Field(gt=0, le=4096)
+    least: float = Field(default=0.25, gt=0, le=1000)
+
+    @property
+    def pixels(self) -> int:
+        """Fewest pixels of a view that are a region."""
+        return ceil(self.least * self.cell**2)
+
+
 class Calibration(_Part):
     """The public images that the bin edges were calibrated on, never a site's own."""
 
@@ -115,6 +145,9 @@ class Spec(_Part):
         Feature width of the backbone.
     projection : Projection or None
         Public projection of the features; its directions are counted instead of them.
+    pooling : {"token", "avg", "map"} or None
+        How a transformer makes one vector of its tokens. None, which is left out of the canonical
+        JSON, is for networks with one way only: timm's, without classifier.
     bins : int
         Number of bins b.
     lower, upper : list of float, or None
@@ -122,6 +155,9 @@ class Spec(_Part):
         recipe, which has no edges yet.
     edges_sha256 : str or None
         SHA-256 of `lower` then `upper` as little-endian float64.
+    regions : Regions or None
+        What is counted of each view; None counts the whole view, and is left out of the canonical
+        JSON, so that a spec without regions has the digest that it always had.
     """
 
     name: str
@@ -129,13 +165,31 @@ class Spec(_Part):
     weights: Weights
     preprocess: Preprocess
     features: int = Field(gt=0, le=1_000_000)
+    pooling: Pooling | None = None
     projection: Projection | None = None
     bins: int = Field(gt=1, le=1_000_000)
     lower: list[float] | None = None
     upper: list[float] | None = None
     edges_sha256: Sha256Hex | None = None
     sampling: Sampling = Sampling()
+    regions: Regions | None = None
     calibration: Calibration | None = None
+
+    @model_validator(mode="after")
+    def _regions_are_counted_once(self) -> Self:
+        if self.regions is not None and self.sampling != Sampling(seed=self.sampling.seed):
+            raise ValueError("regions are counted once each, in a centre crop without flips")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(
+        self, serialise: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        values: dict[str, Any] = serialise(self)
+        for name in ("pooling", "regions"):
+            if values.get(name) is None:
+                values.pop(name, None)
+        return values
 
     @model_validator(mode="after")
     def _projection_fits(self) -> Self:
@@ -199,16 +253,30 @@ class Spec(_Part):
             When it is a recipe, without edges or weights digest.
         """
         if not self.ready:
-            wide = "" if self.projection is None else f" --components {self.width}"
-            if self.preprocess.window is not None:
-                wide += " --window {:g} {:g}".format(*self.preprocess.window)
             raise ConfigError(
                 f"spec {self.name} is a recipe without bin edges: calibrate it first, on public "
-                f"images: fedprint spec calibrate FOLDER --backbone {self.backbone} --bins "
-                f"{self.bins}{wide} --draws {self.sampling.draws or 0} --name {self.name} "
-                "--out FILE"
+                f"images: {self.calibrate_command}"
             )
         return self
+
+    @property
+    def calibrate_command(self) -> str:
+        """The command that makes this spec, or one like it, with edges of public images."""
+        seen, source = self.preprocess, self.weights.source
+        words = ["fedprint spec calibrate FOLDER", f"--backbone {self.backbone}"]
+        if source != "timm":
+            words.append(f"--weights {source}")
+        words += [f"--resize {seen.resize}", f"--crop {seen.crop}"]
+        if self.pooling is not None:
+            words.append(f"--pooling {self.pooling}")
+        words.append(f"--bins {self.bins}")
+        if self.projection is not None:
+            words.append(f"--components {self.width}")
+        if seen.window is not None:
+            words.append("--window {:g} {:g}".format(*seen.window))
+        if self.sampling.draws:
+            words.append(f"--draws {self.sampling.draws}")
+        return " ".join([*words, f"--name {self.name}", "--out FILE"])
 
     @property
     def lower_array(self) -> NDArray[np.float64]:
@@ -251,6 +319,17 @@ class Spec(_Part):
             "projection": None if chosen is None else chosen.model_dump(),
         }
         return parse_spec({**self.model_dump(), **update}, self.name)
+
+    def of_regions(self, cell: int, least: float = 0.25) -> Spec:
+        """Return the spec that counts regions of masks and is else this one, by another name.
+
+        Raises
+        ------
+        ConfigError
+            If it draws images again and again, or crops at random.
+        """
+        update = {"name": f"{self.name}-regions", "regions": {"cell": cell, "least": least}}
+        return parse_spec({**self.model_dump(), **update}, f"{self.name} with regions")
 
 
 def edges_digest(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 import timm
 import torch
@@ -29,7 +30,8 @@ def test_weights_by_name_and_by_position(tmp_path: Path) -> None:
     full = timm.create_model("resnet10t", num_classes=5)
     state = full.state_dict()
     torch.save(state, tmp_path / "named.pt")
-    torch.save({"state_dict": dict(enumerate(state.values()))}, tmp_path / "placed.pt")
+    placed = {str(number): value for number, value in enumerate(state.values())}
+    torch.save({"state_dict": placed}, tmp_path / "placed.pt")
     save_file(state, tmp_path / "named.safetensors")
     digests = {
         weights_digest(create_model("resnet10t", f"file:{path}")) for path in tmp_path.iterdir()
@@ -80,11 +82,18 @@ def test_the_width_is_what_the_backbone_gives(tmp_path: Path) -> None:
 
 def test_no_hub_is_an_error_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
+        raise httpx.ConnectError("no route to host")
 
-    monkeypatch.setattr(timm, "create_model", refuse)
-    with pytest.raises(WeightsError, match=r"\(no route to host\): download them where there is"):
-        create_model("resnet34", "timm")
+    monkeypatch.setattr(httpx, "head", refuse)
+    told = (
+        "weights of resnet34.a1_in1k are neither in timm's cache nor to be had from its hub (no "
+        "route to host): download model.safetensors of timm/resnet34.a1_in1k where there is "
+        "internet, and give --weights FILE, or put it as resnet34.a1_in1k.safetensors into a "
+        "folder and name that in FEDPRINT_WEIGHTS"
+    )
+    with pytest.raises(WeightsError) as caught:
+        create_model("resnet34.a1_in1k", "timm")
+    assert str(caught.value) == told
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "densenet121", "mobilenetv3_small_050"])

