@@ -9,24 +9,30 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import recall_score, roc_auc_score
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from fl_client.device import choose_device
+from fl_client.metrics import NAN, class_scores, grade_scores, label_scores
 from fl_client.model import SiteModel
+from fl_client.site import Site
 from protocol.errors import NotFinite
+from protocol.tracking import Series
 
 DEFAULT_LR = {"adapter": 0.1, "fine-tune": 0.01}
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning").setLevel(logging.ERROR)
+
+
+Labels = NDArray[Any]
+"""What is learnt of n images: their class, int64 [n]; if several, 0 or 1, float32 [n, classes]."""
 
 
 @runtime_checkable
@@ -45,24 +51,41 @@ class TrainData:
     ----------
     train, evaluation : Dataset
         The same items in the same order, with and without augmentation: (input, label).
-    labels : ndarray of int64, shape [n]
-        Indices into `classes`.
+    labels : ndarray
+        Indices into `classes`, int64 [n]; of a multi-label task 0 and 1, float32 [n, classes].
     classes : tuple of str
         Keys of the site's classes.
     splits : dict
         Indices of ``train``, ``val`` and ``test``.
+    ranks : tuple of int
+        Of an ordinal task the place of each class among all grades; else empty.
     """
 
     train: Dataset[tuple[torch.Tensor, torch.Tensor]]
     evaluation: Dataset[tuple[torch.Tensor, torch.Tensor]]
-    labels: NDArray[np.int64]
+    labels: Labels
     classes: tuple[str, ...]
     splits: dict[str, NDArray[np.int64]]
+    ranks: tuple[int, ...] = ()
+
+
+def learnt(site: Site) -> Labels:
+    """Return what is learnt of a site's images, as its objective has it.
+
+    Raises
+    ------
+    DataError
+        If the objective is not trained here.
+    """
+    if site.card.objective == "multilabel":
+        return site.targets.astype(np.float32)
+    site.require_one_class("training")
+    return site.labels
 
 
 def feature_data(
     features: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: Labels,
     classes: Sequence[str],
     splits: dict[str, NDArray[np.int64]],
 ) -> TrainData:
@@ -98,6 +121,42 @@ def batches(
     return DataLoader(Subset(items, rows.tolist()), batch_size, **how)
 
 
+class Curve(pl.Callback):
+    """Writes the mean training loss of every epoch, and what the model then scores.
+
+    Parameters
+    ----------
+    series : Series
+        Where to.
+    before : int
+        Epochs that were trained in earlier rounds.
+    """
+
+    def __init__(self, series: Series, before: int = 0) -> None:
+        self._series, self._epochs = series, before
+        self._losses: list[torch.Tensor] = []
+
+    def on_train_batch_end(
+        self, _trainer: pl.Trainer, _model: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Keep the batch's loss where it is: reading it here would hold up a GPU."""
+        self._losses.append(outputs["loss"].detach())
+
+    def on_train_epoch_end(self, _trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        """Write the epoch's mean loss."""
+        self._epochs += 1
+        loss = float(torch.stack(self._losses).mean())
+        self._losses.clear()
+        rate = float(cast(SiteModel, model).lr)
+        self._series.write({"train_loss": loss, "learning_rate": rate}, self._epochs)
+
+    def end(self, scores: Mapping[str, float]) -> None:
+        """Write what the trained model scores on the site's validation data, and close."""
+        known = {f"val_{name}": value for name, value in scores.items() if np.isfinite(value)}
+        self._series.write(known, self._epochs)
+        self._series.close()
+
+
 def fit(
     model: SiteModel,
     data: TrainData,
@@ -107,6 +166,7 @@ def fit(
     seed: int,
     find_lr: bool,
     device: torch.device | None = None,
+    curve: Curve | None = None,
 ) -> None:
     """Train on the site's training split.
 
@@ -124,6 +184,8 @@ def fit(
         Let Lightning find the step size first (Smith 2017, arXiv 1506.01186), as the paper does.
     device : torch.device or None
         Where to compute; None chooses.
+    curve : Curve or None
+        Told of every epoch. It changes nothing about the training.
     """
     generator = torch.Generator().manual_seed(seed)
     loader = batches(data.train, data.splits["train"], batch_size, generator)
@@ -132,13 +194,14 @@ def fit(
         warnings.simplefilter("ignore")
         if find_lr:
             model.lr = _found_lr(model, loader, place)
-        quiet_trainer(epochs, place).fit(model, loader)
+        quiet_trainer(epochs, place, *([curve] if curve else [])).fit(model, loader)
     model.to(place)  # Lightning leaves it on the CPU, where scoring would be slow
 
 
-def quiet_trainer(max_epochs: int, device: torch.device) -> pl.Trainer:
-    """Return a new trainer that trains and does nothing else."""
+def quiet_trainer(max_epochs: int, device: torch.device, *callbacks: pl.Callback) -> pl.Trainer:
+    """Return a new trainer that trains, tells its callbacks, and does nothing else."""
     trainer = copy.deepcopy(_first_trainer(device.type, device.index))
+    trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
     trainer.fit_loop.max_epochs = max_epochs
     return trainer
 
@@ -183,9 +246,8 @@ def evaluate(model: SiteModel, data: TrainData, split: str) -> dict[str, float]:
     Returns
     -------
     dict
-        ``balanced_accuracy`` (mean recall over the classes present), ``auroc`` (macro,
-        one against the rest; NaN where fewer than two classes are present), ``loss`` (class-
-        weighted cross entropy). All NaN for an empty split.
+        What `fl_client.metrics` says of the task's objective, ``balanced_accuracy`` and ``auroc``
+        of every one, and ``loss``: the weighted cross entropy. All NaN for an empty split.
 
     Raises
     ------
@@ -193,35 +255,24 @@ def evaluate(model: SiteModel, data: TrainData, split: str) -> dict[str, float]:
         If what the model answers is not: it diverged, or started from what overflows.
     """
     indices = data.splits[split]
-    if len(indices) == 0:
-        return {"balanced_accuracy": float("nan"), "auroc": float("nan"), "loss": float("nan")}
+    labels = data.labels[indices]
     model.eval()
     with torch.inference_mode():
         device = next(model.parameters()).device
-        logits = torch.cat(
-            [model(x.to(device)) for x, _ in batches(data.evaluation, indices, 256)]
-        ).cpu()
+        answers = [model(x.to(device)) for x, _ in batches(data.evaluation, indices, 256)]
+        logits = torch.cat([torch.empty(0, len(data.classes)), *answers]).cpu()
     if not bool(torch.isfinite(logits).all()):
         raise NotFinite(
             "what the model answers is not finite: take a smaller learning rate, or another start"
         )
-    labels = data.labels[indices]
-    loss = float(model.loss.cpu()(logits, torch.from_numpy(labels)))
-    present = np.unique(labels)
-    recall = recall_score(
-        labels, logits.argmax(1).numpy(), labels=present, average="macro", zero_division=0
-    )
-    return {
-        # the last bit depends on the order of summing: what is equal must compare as equal
-        "balanced_accuracy": round(float(recall), 12),
-        "auroc": _macro_auroc(labels, torch.softmax(logits, 1).double().numpy()),
-        "loss": loss,
-    }
+    loss = float(model.loss.cpu()(logits, torch.from_numpy(labels))) if len(labels) else NAN
+    return _judged(labels, logits.double().numpy(), data.ranks) | {"loss": loss}
 
 
-def _macro_auroc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
-    """Return the mean area under the ROC curve of each class present against the rest."""
-    present = np.unique(labels)
-    if len(present) < 2:
-        return float("nan")
-    return float(np.mean([roc_auc_score(labels == c, scores[:, c]) for c in present]))
+def _judged(
+    labels: Labels, logits: NDArray[np.float64], ranks: tuple[int, ...]
+) -> dict[str, float]:
+    if labels.ndim == 2:
+        return label_scores(labels, logits)
+    beside = grade_scores(labels, logits, ranks) if ranks else {}
+    return class_scores(labels, logits) | beside

@@ -9,7 +9,7 @@ import typer
 
 from protocol.errors import ConfigError
 from protocol.files import atomic_json
-from protocol.options import file_to_write
+from protocol.options import Panel, file_to_write
 
 if TYPE_CHECKING:
     from fl_server.verify_run import Outcome
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command(epilog="Example: fedprint verify runs/first --coordinator coordinator.pub.pem")(
-        verify
-    )
+    app.command(
+        rich_help_panel=Panel.RESULTS,
+        epilog="Example: fedprint verify runs/first --coordinator coordinator.pub.pem",
+    )(verify)
 
 
 def verify(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fl_server.placing import placing_options
+from fl_server.placing import assigned
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from fl_server.verify_same import close
 from protocol.runfiles import GroupEntry, GroupsFile
-from strategies.assign import Assignment, assign
-from strategies.grouping import Group
+from strategies.assign import Assignment
 
 
 def joined_sites(evidence: Evidence) -> list[str]:
@@ -41,14 +40,9 @@ def check_joined(evidence: Evidence, groups: GroupsFile, late: Sequence[str]) ->
     """Place everybody who joined again, each among those who were there before."""
     for number, site in enumerate(late):
         before = base_of(groups, late[number:])
-        members = sorted(site for group in before.groups for site in group.sites)
-        placed = assign(
-            evidence.release(site).fingerprint,
-            [evidence.release(member).fingerprint for member in members],
-            [Group(group.name, group.sites) for group in before.groups],
-            evidence.spec,
-            placing_options(evidence.settings),
-        )
+        members = [member for group in before.groups for member in group.sites]
+        known = {name: evidence.release(name) for name in [site, *members]}
+        placed = assigned(site, known, before, evidence.spec, evidence.settings)
         if not _is_as_placed(site, placed, before, groups):
             yield Finding("groups.json", f"{site} was not placed where its counts put it")
 

@@ -15,6 +15,7 @@ from fl_server.verify_descriptors import check_descriptors
 from fl_server.verify_evidence import Broken, Evidence, Finding
 from fl_server.verify_history import check_history
 from fl_server.verify_log import check_closed, check_kept, check_key, check_log, has_kept
+from fl_server.verify_models import check_models
 from fl_server.verify_plans import check_plans
 from fl_server.verify_privacy import check_asked, check_ledgers, check_privacy
 from fl_server.verify_releases import check_releases, check_trust
@@ -43,6 +44,7 @@ CHECKS: dict[str, Check] = {
     "distances from what was released": check_distances,
     "groups and partners from what was released": check_groups,
     "plans and choices from the trials' scores": check_plans,
+    "models and their cards from the run's files": check_models,
     "the report from the run's files": check_report,
 }
 ONLY_WITH_STATES = ("checkpoints that sites keep", "ledgers that sites keep")

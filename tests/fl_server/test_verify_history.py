@@ -199,7 +199,7 @@ def test_results_that_were_changed_after_the_end_are_found_whatever_they_are(
     made = federation()
     folder = write_run(tmp_path / "run", made)
     edited("metrics.json", lambda c: c["sites"]["site-0-0"].update(final=1.0))(folder)
-    model = next((folder / "models").iterdir())
+    model = next((folder / "models").glob("*.safetensors"))
     model.write_bytes(model.read_bytes() + b"x")
     lines = (folder / "log" / ENTRIES).read_bytes().splitlines()
     RunLog(lines).close(made.exchange.run, folder, made.exchange.signer)
