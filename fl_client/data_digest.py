@@ -72,12 +72,14 @@ def remembered(site: Site, memo: str, belongs: str, compute: Callable[[], str]) 
 
 
 def _stamp(site: Site) -> str:
-    """Return one SHA-256 over what the file system says of every image, in order."""
+    """Return one SHA-256 over what the file system says of every image and mask, in order."""
     seen: dict[Path, tuple[str, int, int, int]] = {}
-    for item in site.images:
-        if item.path not in seen:  # all images of an npz file have one path
-            seen[item.path] = _state_of(item.path, site.folder)
-    return sha256_hex(canonical_json([seen[item.path] for item in site.images]))
+    for path in (path for item in site.images for path in item.files):
+        if path not in seen:  # all images of an npz file have one path
+            seen[path] = _state_of(path, site.folder)
+    files = [seen[path] for item in site.images for path in item.files]
+    meanings = sorted({item.mask.values for item in site.images if item.mask is not None})
+    return sha256_hex(canonical_json([files, meanings] if meanings else files))
 
 
 def _state_of(path: Path, folder: Path) -> tuple[str, int, int, int]:

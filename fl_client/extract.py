@@ -25,10 +25,12 @@ from fl_client.fusing import fuse
 from fl_client.histogram import BinCounter
 from fl_client.images import Pixels, check_preprocess
 from fl_client.progress import show_progress
-from fl_client.site import ImageItem
+from fl_client.regions import require_masks
+from fl_client.regions_pooling import FeatureMap, RegionHead
+from fl_client.site import ImageItem, Site
 from fl_client.stages import Clock, Stages
-from fl_client.streams import FEW, Normalised, by_batches, by_workers
-from fl_client.viewing import order_views
+from fl_client.streams import FEW, Network, Normalised, RegionNetwork, by_batches, by_workers
+from fl_client.viewing import channels, chunks, order_views, write_views
 from protocol.benchmark import available_cores
 from protocol.errors import ConfigError, DataError
 from protocol.spec import Spec
@@ -44,7 +46,8 @@ class Extraction:
     Attributes
     ----------
     counts : ndarray of int64, shape [m, b], or None
-        How many views fell in each bin of each feature; None when the spec is a recipe.
+        How many views, or regions of them, fell in each bin of each feature; None when the spec is
+        a recipe.
     features : ndarray of float32, shape [n, m], or None
         Features of the images in the order they were given, if wanted.
     views : int
@@ -112,8 +115,10 @@ def extract(
         If the backbone's weights are missing.
     """
     _check(images, spec, batch_size, workers, want_features)
+    classes = max((len(item.mask.values) for item in images if item.mask is not None), default=0)
     place = device if isinstance(device, torch.device) else choose_device(device)
-    network = prepare(load_backbone(spec, place) if backbone is None else backbone, spec, place)
+    model = load_backbone(spec, place) if backbone is None else backbone
+    network = prepare(model, spec, place, classes=classes)
     threads = workers or default_workers(place)
     counter = BinCounter(spec, place) if spec.ready else None
     features = np.empty((len(images), spec.features), np.float32) if want_features else None
@@ -144,11 +149,46 @@ def extract(
     return Extraction(counts, features, len(views), seconds, stages)
 
 
-def prepare(model: torch.nn.Module, spec: Spec, device: torch.device) -> Normalised:
-    """Return the backbone in the form that is fastest on a device; it takes decoded views."""
-    folded = fold_batch_norm(model)
+def region_features(site: Site, spec: Spec, device: str | None = None) -> NDArray[np.float32]:
+    """Return the features of all regions of a site, float32 [r, M].
+
+    They are in the order of `fl_client.regions.regions_of`. An extraction counts them and keeps
+    none; who attacks a release needs each.
+
+    Parameters
+    ----------
+    site, spec
+        Whose regions, by what.
+    device
+        See `fl_client.device.choose_device`.
+
+    Raises
+    ------
+    DataError
+        If the site has no masks, or an image or mask cannot be read.
+    """
+    require_masks(site, spec)
+    place, crop = choose_device(device), spec.preprocess.crop
+    network = prepare(load_backbone(spec, place), spec, place, classes=len(site.card.classes))
+    found = []
+    for part in chunks([(index, 0) for index in range(len(site.images))], FEW):
+        batch = np.empty((FEW, crop, crop, channels(spec)), np.uint8)
+        write_views(site.images, spec, part, batch)
+        found.append(network(torch.from_numpy(batch).to(place), len(part)).cpu().numpy())
+    return np.concatenate(found)
+
+
+def prepare(model: torch.nn.Module, spec: Spec, device: torch.device, classes: int = 0) -> Network:
+    """Return the backbone in the form that is fastest on a device; it takes decoded views.
+
+    Where the spec counts regions, masks have so many `classes`.
+    """
+    folded = fold_batch_norm(model if spec.regions is None else FeatureMap(model))
     cpu = device.type == "cpu"
-    return Normalised(fuse(folded, spec.preprocess.crop) if cpu else folded, spec, device)
+    ready = Normalised(fuse(folded, spec.preprocess.crop) if cpu else folded, spec, device)
+    if spec.regions is None:
+        return ready
+    return RegionNetwork(ready, RegionHead(model, spec, device, classes))
 
 
 def default_workers(device: torch.device) -> int:
@@ -187,6 +227,11 @@ def _check(
         raise ConfigError("batch size and workers must be at least 1")
     if not spec.ready and not want_features:
         spec.require_ready()
+    if spec.regions is not None and (want_features or any(item.mask is None for item in images)):
+        raise ConfigError(
+            f"spec {spec.name} counts regions of masks: it has no features per image, and none of "
+            "images without masks"
+        )
     if want_features and spec.sampling.rule != "each-once":
         raise ConfigError(f"spec {spec.name} draws with replacement: it has no features per image")
     check_preprocess(spec)

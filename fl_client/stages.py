@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ class Clock:
         self._device = device
         self._lock = threading.Lock()
         self._seconds: defaultdict[Stage, float] = defaultdict(float)
-        self._events: list[tuple[Stage, torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: deque[tuple[Stage, torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextmanager
     def time(self, stage: Stage) -> Iterator[None]:
@@ -110,6 +110,7 @@ class Clock:
             yield
             last = stream.record_event(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
             self._events.append((stage, first, last))
+            self._add_up()
             return
         started = time.perf_counter()
         yield
@@ -120,12 +121,17 @@ class Clock:
 
     def seconds(self) -> dict[Stage, float]:
         """Return the seconds of every stage so far, all threads together."""
-        found = self._seconds.copy()
         if self._events:
             torch.cuda.synchronize(self._device)
-        for stage, first, last in self._events:
-            found[stage] += first.elapsed_time(last) / 1000
-        return dict(found)
+        self._add_up()
+        return dict(self._seconds)
+
+    def _add_up(self) -> None:
+        """Add up what has happened already, so that events do not pile up with the images."""
+        while self._events and self._events[0][2].query():  # type: ignore[no-untyped-call]
+            stage, first, last = self._events.popleft()
+            with self._lock:
+                self._seconds[stage] += first.elapsed_time(last) / 1000
 
 
 def _threads(stage: Stage, device: str, workers: int) -> int:

@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fl_client.images import Pixels
+from fl_client.regions_pooling import RegionHead
 from fl_client.site import ImageItem
 from fl_client.stages import Clock
-from fl_client.viewing import View, chunks, in_order, write_views
+from fl_client.viewing import View, channels, chunks, in_order, write_views
 from protocol.spec import Spec
 
 FEW = 8
@@ -30,6 +31,14 @@ glibc asks the system for fresh pages every time."""
 BUFFERS = 4  # batches that are decoded ahead for a GPU
 
 Stream: TypeAlias = Iterator[tuple[Sequence[View], Tensor]]
+
+
+class Network(Protocol):
+    """What turns views into what is counted."""
+
+    def __call__(self, views: Tensor, count: int) -> Tensor:
+        """Return float32 ``[n, m]`` of the first `count` views, uint8 ``[k, crop, crop, c]``."""
+        ...
 
 
 class Normalised:
@@ -55,19 +64,39 @@ class Normalised:
         self._mean, self._std = rows
 
     @torch.inference_mode()
-    def __call__(self, views: Tensor) -> Tensor:
-        """Return features, float32 ``[k, m]``, of views on the device."""
+    def __call__(self, views: Tensor, count: int | None = None) -> Tensor:
+        """Return features, float32 ``[count, m]``, of the first of some views on the device."""
         rows = views.to(torch.float32).flatten(2)  # [k, crop, crop * 3]
         pixels = rows.sub_(self._mean).div_(self._std).view(views.shape)
         inputs = pixels.permute(0, 3, 1, 2)  # [k, 3, crop, crop], channels last
         half = self._device.type == "cuda"
         with torch.autocast(self._device.type, torch.float16, enabled=half):
             features: Tensor = self._model(inputs)
-        return features.float()
+        return features.float()[:count]
+
+
+class RegionNetwork:
+    """From views with the classes of their pixels, ``[k, crop, crop, 4]``, to features of regions.
+
+    Parameters
+    ----------
+    maps : Normalised
+        Gives feature maps ``[k, c, h, w]`` of views.
+    head : RegionHead
+        Makes features of them, one row a region.
+    """
+
+    def __init__(self, maps: Normalised, head: RegionHead) -> None:
+        self._maps, self._head = maps, head
+
+    @torch.inference_mode()
+    def __call__(self, views: Tensor, count: int) -> Tensor:
+        """Return features, float32 ``[regions, m]``; places beyond `count` hold no class."""
+        return self._head(self._maps(views[..., :3]), views[..., 3])
 
 
 def by_workers(
-    network: Normalised,
+    network: Network,
     images: Sequence[ImageItem],
     spec: Spec,
     views: Sequence[View],
@@ -94,18 +123,18 @@ def by_workers(
     crop = spec.preprocess.crop
 
     def features_of(part: Sequence[View]) -> Tensor:
-        batch = np.empty((size, crop, crop, 3), np.uint8)
+        batch = np.empty((size, crop, crop, channels(spec)), np.uint8)
         with clock.time("decoding"):
             write_views(images, spec, part, batch)
         with clock.time("network"):
-            return network(torch.from_numpy(batch))[: len(part)]
+            return network(torch.from_numpy(batch), len(part))
 
     parts = list(chunks(views, size))
     return zip(parts, in_order(pool, features_of, parts, 2 * workers), strict=True)
 
 
 def by_batches(
-    network: Normalised,
+    network: Network,
     images: Sequence[ImageItem],
     spec: Spec,
     views: Sequence[View],
@@ -136,7 +165,7 @@ def by_batches(
 
     side = _side_stream(device)
     crop, batches = spec.preprocess.crop, chunks(views, size)
-    free = deque(Staging((size, crop, crop, 3), device, side) for _ in range(BUFFERS))
+    free = deque(Staging((size, crop, crop, channels(spec)), device, side) for _ in range(BUFFERS))
     filling = deque[tuple[Sequence[View], Staging, list[Future[None]]]]()
     try:
         while True:
@@ -152,7 +181,7 @@ def by_batches(
             sent = buffer.send(clock)
             free.append(buffer)
             with clock.time("network"):
-                features = network(sent)[: len(batch)]
+                features = network(sent, len(batch))
             yield batch, features
     finally:
         for _, _, futures in filling:

@@ -11,8 +11,12 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import TypeVar
 
-from fl_client.images import Pixels, chance_of, make_views, pixel_digest
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_client.images import Pixels, chance_of, make_views, pixel_digest, view_labels
 from fl_client.site import ImageItem
+from protocol.errors import DataError
 from protocol.spec import Sampling, Spec
 
 View = tuple[int, int]  # index of an image, and number of the draw that chose it
@@ -52,22 +56,49 @@ def write_views(
 ) -> None:
     """Decode images and write views of them into ``out[: len(views)]``; zero the rest.
 
+    Where the spec counts regions, a fourth channel holds the class of each pixel: 0 for none, else
+    its index plus 1.
+
     Parameters
     ----------
     images, spec
         What to view, and how.
     views : sequence of View
         Which views; an image whose draws follow one another is decoded once.
-    out : ndarray of uint8, shape [k, crop, crop, 3]
+    out : ndarray of uint8, shape [k, crop, crop, channels of the spec]
         Of at least as many places as there are views.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be read, or its mask does not lie on it.
     """
     place = 0
     for index, group in groupby(views, key=itemgetter(0)):
         draws = [draw for _, draw in group]
         pixels = images[index].pixels(spec.preprocess.window)
-        out[place : place + len(draws)] = make_views(pixels, spec, draws)
+        out[place : place + len(draws), ..., :3] = make_views(pixels, spec, draws)
+        if spec.regions is not None:
+            out[place, ..., 3] = view_labels(_labels(images[index], pixels), spec.preprocess)
         place += len(draws)
     out[place:] = 0
+
+
+def channels(spec: Spec) -> int:
+    """Return how many bytes a pixel of a view has: its colours, and its class for regions."""
+    return 3 if spec.regions is None else 4
+
+
+def _labels(item: ImageItem, pixels: Pixels) -> NDArray[np.uint8]:
+    """Return the class of each pixel of an image, see `fl_client.readers.masks.Mask.classes`."""
+    assert item.mask is not None
+    labels = item.mask.classes()
+    if labels.shape != pixels.shape[:2]:
+        raise DataError(
+            f"mask {item.mask.source.name} has {labels.shape[1]} x {labels.shape[0]} pixels, its "
+            f"image {pixels.shape[1]} x {pixels.shape[0]}: save both on one grid"
+        )
+    return labels
 
 
 def in_order(

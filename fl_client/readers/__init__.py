@@ -15,6 +15,7 @@ from fl_client.readers.folders import (
     read_subfolders,
 )
 from fl_client.readers.kinds import open_file
+from fl_client.readers.labels import Labels
 from fl_client.readers.manifest import read_manifest
 from fl_client.readers.records import read_dataset
 from fl_client.readers.rows import Row
@@ -23,6 +24,7 @@ from fl_client.readers.source import ArraySlice, Picture, Source, Unreadable
 __all__ = [
     "ArraySlice",
     "Cut",
+    "Labels",
     "Picture",
     "Row",
     "Source",

@@ -56,7 +56,7 @@ def read_subfolders(folder: Path, cut: Cut | None = None) -> list[Row]:
     Raises
     ------
     DataError
-        If there are no images, or images outside class subfolders.
+        If there are no images, images outside class subfolders, or sites in place of classes.
     """
     paths = find_images(folder, cut)
     loose = [path for path in paths if path.parent == folder]
@@ -64,6 +64,12 @@ def read_subfolders(folder: Path, cut: Cut | None = None) -> list[Row]:
         raise DataError(
             f"image {loose[0]} lies in no class subfolder: move it to {folder}/<class>/, or add "
             "site.toml with a manifest"
+        )
+    sites = sorted(path.parent for path in folder.glob("[!.]*/site.toml"))
+    if sites:
+        raise DataError(
+            f"{folder} holds sites, not classes: {sites[0].name} has a site.toml of its own; give "
+            f"one site, such as {sites[0]}"
         )
     if not paths:
         raise DataError(
@@ -74,7 +80,7 @@ def read_subfolders(folder: Path, cut: Cut | None = None) -> list[Row]:
     for path in paths:
         name = path.relative_to(folder).as_posix()
         label = name.split("/", 1)[0]
-        rows += [Row(s, label, s.subject or name) for s in open_file(path, cut)]
+        rows += [Row(s, (label,), s.subject or name) for s in open_file(path, cut)]
     return rows
 
 

@@ -1,8 +1,14 @@
-"""What a listed file holds, by its name or its first bytes."""
+"""What a listed file holds, by its name or its first bytes.
+
+Installed packages add readers of other kinds: an entry point of the group ``fedprint.readers``,
+named like the ending of the files, that leads to a module with ``expand(path, cut)``.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +20,7 @@ from protocol.errors import DataError
 DICOM = (".dcm", ".dicom")
 NIFTI = (".nii", ".nii.gz")
 SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide")
+GROUP = "fedprint.readers"
 KINDS = ", ".join(sorted((*SUFFIXES, *DICOM, *NIFTI, *SLIDES)))
 
 _BACKENDS = {  # kind: our module, the package that it needs, and the extra that brings it
@@ -26,6 +33,8 @@ _BACKENDS = {  # kind: our module, the package that it needs, and the extra that
 def kind_of(path: Path, cut: Cut) -> str | None:
     """Return ``"picture"``, ``"DICOM"``, ``"NIfTI"`` or ``"a whole slide"``; None for others.
 
+    Of a kind that a package adds it is the ending.
+
     DICOM files often have no ending, so those with an unknown one are known by their magic.
     """
     name = path.name.lower()
@@ -35,7 +44,18 @@ def kind_of(path: Path, cut: Cut) -> str | None:
         return "picture"
     if name.endswith(NIFTI):
         return "NIfTI"
-    return "DICOM" if name.endswith(DICOM) or _has_magic(path) else None
+    if name.endswith(DICOM):
+        return "DICOM"
+    ending = path.suffix.lower().removeprefix(".")
+    if ending in added():
+        return ending
+    return "DICOM" if _has_magic(path) else None
+
+
+@functools.cache
+def added() -> dict[str, EntryPoint]:
+    """Return the readers that installed packages add, by the ending of their files."""
+    return {entry.name.lower(): entry for entry in entry_points(group=GROUP)}
 
 
 def _has_magic(path: Path) -> bool:
@@ -66,6 +86,11 @@ def open_file(path: Path, cut: Cut | None = None) -> list[Source]:
         sources: list[Source] = _backend(kind, path).expand(path, cut)
     except DataError as error:
         return [Unreadable(path, fault=str(error))]
+    except Exception as error:  # another package's reader may raise anything
+        if kind not in added():
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        return [Unreadable(path, fault=f"image {path} cannot be read ({reason}): mend it")]
     return sources
 
 
@@ -102,6 +127,8 @@ def tile_at(path: Path, cut: Cut, corner: tuple[str, str], where: str) -> Source
 
 def _backend(kind: str, path: Path) -> ModuleType:
     """Import what reads a kind of file; its package is an optional extra."""
+    if kind in added():
+        return _load(added()[kind])
     module, package, extra = _BACKENDS[kind]
     try:
         importlib.import_module(package)
@@ -110,3 +137,15 @@ def _backend(kind: str, path: Path) -> ModuleType:
             f'image {path} is {kind}: run pip install "fedprint[{extra}]" to read it'
         ) from error
     return importlib.import_module(f"fl_client.readers.{module}")
+
+
+def _load(entry: EntryPoint) -> ModuleType:
+    try:
+        module: ModuleType = entry.load()
+    except Exception as error:
+        raise DataError(
+            f"the reader of .{entry.name} files ({entry.value}) cannot be loaded: {error}"
+        ) from error
+    if not callable(getattr(module, "expand", None)):
+        raise DataError(f"the reader of .{entry.name} files ({entry.value}) has no expand()")
+    return module

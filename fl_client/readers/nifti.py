@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -16,13 +17,15 @@ from numpy.typing import NDArray
 from fl_client.images import LARGEST, Pixels
 from fl_client.readers.cut import Cut, Plane
 from fl_client.readers.source import NeedsWindow, Source, Stamp, Window, stamp_of
+from fl_client.readers.spill import spill
 from fl_client.readers.window import grey, to_eight_bits
 from protocol.errors import DataError
 
 _AXES: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}  # right, anterior, superior
 _MOST_VOXELS = 2**30
-_OPEN = 2
-"""Volumes held at a time: the images of one file come one after the other."""
+_OPEN = 4
+"""Volumes unpacked at a time: the images of one file, and its masks, come one after the other."""
+_NEAR = 1e-2  # millimetres: programs that write masks round the affine
 
 _lock = Lock()
 _turning: Any = nibabel.orientations  # of which nothing is typed
@@ -30,7 +33,10 @@ _turning: Any = nibabel.orientations  # of which nothing is typed
 
 @dataclass(frozen=True)
 class _Volume:
-    """Stored values [right, anterior, superior], and what turns them into scanner units."""
+    """Stored values [right, anterior, superior], and what turns them into scanner units.
+
+    The values lie on the disk: only slices that are looked at are read.
+    """
 
     stored: NDArray[np.generic]
     slope: float
@@ -67,9 +73,7 @@ class Slice(Source):
         DataError
             If it cannot be read, or has values in scanner units and the spec no window for them.
         """
-        with _lock:  # a volume is unpacked once, however many threads want slices of it
-            volume = _volume(self.path, stamp_of(self.path))
-        stored = np.rot90(np.take(volume.stored, self.index, axis=_AXES[self.plane]))
+        volume, stored = self._stored()
         if window is None and volume.is_shown:
             return grey(stored.astype(np.uint8))
         if window is None:
@@ -80,6 +84,40 @@ class Slice(Source):
             )
         values = stored.astype(np.float64) * volume.slope + volume.intercept
         return grey(to_eight_bits(values, window))
+
+    def labels(self) -> NDArray[np.int64]:
+        volume, stored = self._stored()
+        values = stored.astype(np.float64) * volume.slope + volume.intercept
+        if not bool((values == np.rint(values)).all()):  # false for NaN too
+            raise DataError(f"image {self.path} is no label map: its values are no whole numbers")
+        return values.astype(np.int64)
+
+    def _stored(self) -> tuple[_Volume, NDArray[np.generic]]:
+        """Return the volume, and the slice [h, w] as it is stored."""
+        with _lock:  # a volume is unpacked once, however many threads want slices of it
+            volume = _volume(self.path, stamp_of(self.path))
+        # not numpy.take, which would first copy the whole volume into C order
+        return volume, np.rot90(np.moveaxis(volume.stored, _AXES[self.plane], 0)[self.index])
+
+
+def same_grid(one: Path, other: Path) -> bool:
+    """Tell whether the voxels of two volumes lie in the same places of the patient.
+
+    Raises
+    ------
+    DataError
+        If one of them cannot be read.
+    """
+    shapes = [_shape(path, stamp_of(path)) for path in (one, other)]
+    apart = np.abs(_canonical_affine(one) - _canonical_affine(other)).max()
+    return shapes[0] == shapes[1] and bool(apart <= _NEAR)
+
+
+def _canonical_affine(path: Path) -> NDArray[np.float64]:
+    """Return where the voxels of a volume in its closest canonical orientation lie, [4, 4]."""
+    image = _load(path)
+    turning = _turning.io_orientation(image.affine)
+    return np.asarray(image.affine @ _turning.inv_ornt_aff(turning, image.shape[: len(turning)]))
 
 
 def expand(path: Path, cut: Cut) -> list[Source]:
@@ -127,12 +165,22 @@ def _volume(path: Path, stamp: Stamp) -> _Volume:
     _shape(path, stamp)  # refuses before anything is allocated
     image = _load(path)
     try:
-        stored = image.dataobj.get_unscaled()
+        stored = _mapped(path, image.dataobj)
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         raise _unreadable(path, error) from error
     stored = stored.reshape((*stored.shape, 1, 1)[:3] if stored.ndim < 3 else stored.shape[:3])
     turned = _turning.apply_orientation(stored, _turning.io_orientation(image.affine))
     return _Volume(turned, float(image.dataobj.slope), float(image.dataobj.inter))
+
+
+def _mapped(path: Path, proxy: Any) -> NDArray[np.generic]:
+    """Return the values as they are stored, memory-mapped whether the file is packed or not."""
+    if path.suffix.lower() != ".gz":
+        found: NDArray[np.generic] = proxy.get_unscaled()
+        return found
+    with gzip.open(path) as packed:
+        packed.seek(proxy.offset)
+        return spill(packed, proxy.dtype, proxy.shape, proxy.order)
 
 
 def _load(path: Path) -> Any:  # nibabel.Nifti1Pair, of which most is untyped

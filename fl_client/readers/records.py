@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fl_client.images import Pixels, picture_size, read_image
+from fl_client.readers.labels import ONE, Labels
 from fl_client.readers.rows import Row, check_splits, inside, split_named
 from fl_client.readers.source import Picture, Source, Window
 from protocol.errors import DataError
@@ -93,7 +95,7 @@ class Record(Source):
             ) from error
 
 
-def read_dataset(folder: Path, records: Records, named_in: Path) -> list[Row]:
+def read_dataset(folder: Path, records: Records, named_in: Path, labels: Labels = ONE) -> list[Row]:
     """List the images of a dataset.
 
     Splits named train, val or test (in any of the usual spellings) are the site's splits, unless
@@ -107,6 +109,8 @@ def read_dataset(folder: Path, records: Records, named_in: Path) -> list[Row]:
         Which dataset.
     named_in : Path
         The ``site.toml`` that names it.
+    labels : Labels
+        Whether an image has several: then the label's column holds lists, or columns hold 0 and 1.
 
     Raises
     ------
@@ -126,7 +130,8 @@ def read_dataset(folder: Path, records: Records, named_in: Path) -> list[Row]:
         split = split_named(name, f"{named_in}: dataset") if len(parts) > 1 else None
         state = path.parent / name / "state.json"  # the list of splits stays when one is replaced
         own = state if path.name == "dataset_dict.json" else path
-        rows += _rows(_part_of(parts[name], records, named_in), name, split, records, own)
+        part = _part_of(parts[name], records, labels, named_in)
+        rows += _rows(part, name, split, records, labels, own)
     if not rows:
         raise DataError(f"{named_in}: dataset {records.dataset} holds no images: correct it")
     if records.subject is not None:
@@ -161,12 +166,13 @@ def _load(folder: Path, records: Records, named_in: Path) -> tuple[DatasetDict, 
         ) from error
 
 
-def _part_of(rows: Dataset, records: Records, named_in: Path) -> Dataset:
+def _part_of(rows: Dataset, records: Records, labels: Labels, named_in: Path) -> Dataset:
     """Return the site's partition with its image column undecoded."""
     from datasets import Image
     from flwr_datasets.partitioner import IidPartitioner
 
-    wanted = [name for name in (records.image, records.label, records.subject) if name]
+    held = labels.names or (records.label,)
+    wanted = [name for name in (records.image, *held, records.subject) if name]
     missing = [name for name in wanted if name not in rows.column_names]
     if missing:
         raise DataError(
@@ -185,28 +191,50 @@ def _part_of(rows: Dataset, records: Records, named_in: Path) -> Dataset:
     return rows.cast_column(records.image, Image(decode=False))
 
 
-def _rows(part: Dataset, name: str, split: str | None, records: Records, path: Path) -> list[Row]:
-    from datasets import ClassLabel
-
-    feature = part.features[records.label]
-    cells = part.select_columns([c for c in (records.label, records.subject) if c])
+def _rows(
+    part: Dataset, name: str, split: str | None, records: Records, labels: Labels, path: Path
+) -> list[Row]:
+    held = labels.names or (records.label,)
+    cells = part.select_columns([c for c in (*held, records.subject) if c])
     rows: list[Row] = []
     for number, row in enumerate(cells):
-        label, where = row[records.label], f"{name}-{number}"
-        if label in _NOTHING or not isinstance(label, (str, int)):
-            raise DataError(
-                f"dataset {records.dataset}, row {where}: {records.label} is {label!r}: give one "
-                "name or number an image"
-            )
-        text = feature.int2str(label) if isinstance(feature, ClassLabel) else str(label).strip()
+        where = f"{name}-{number}"
+        own = _labels(row, part, records, labels, f"dataset {records.dataset}, row {where}")
         subject = row[records.subject] if records.subject else where
         if subject in _NOTHING:
             raise DataError(
                 f"dataset {records.dataset}, row {where}: {records.subject} is empty: fill it in"
             )
         source = _source(part, number, Record(path, where, part, records.image, number))
-        rows.append(Row(source, text, str(subject).strip(), split))
+        rows.append(Row(source, own, str(subject).strip(), split))
     return rows
+
+
+def _labels(
+    row: Mapping[str, Any], part: Dataset, records: Records, labels: Labels, where: str
+) -> tuple[str, ...]:
+    """Return the labels of one row."""
+    from datasets import ClassLabel
+
+    if labels.names:
+        return labels.of({name: str(row[name]) for name in labels.names}, where)
+    value, feature = row[records.label], part.features[records.label]
+    given = value if labels.several and isinstance(value, list) else [value]
+    if any(one in _NOTHING or not isinstance(one, (str, int)) for one in given) or (
+        labels.several and not isinstance(value, list)
+    ):
+        several = "a list of names or numbers" if labels.several else "one name or number"
+        raise DataError(f"{where}: {records.label} is {value!r}: give {several} an image")
+    kind = getattr(feature, "feature", feature)  # of what a list holds
+    try:
+        names = tuple(
+            kind.int2str(one) if isinstance(kind, ClassLabel) else str(one).strip() for one in given
+        )
+    except ValueError:  # -1 stands for no label in many datasets
+        names = ("",)
+    if "" in names:
+        raise DataError(f"{where}: {records.label} is {value!r}, which names no class: mend it")
+    return names
 
 
 def _source(part: Dataset, number: int, record: Record) -> Source:

@@ -12,7 +12,7 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from fl_client.images import Pixels
+from fl_client.images import LARGEST, Pixels
 from fl_client.readers.cut import Cut
 from fl_client.readers.source import Source, Stamp, Window, stamp_of
 from protocol.errors import DataError
@@ -137,7 +137,14 @@ def _read_at(slide: openslide.OpenSlide, cut: Cut, path: Path) -> tuple[int, int
             f"mpp = {cut.mpp:g}: correct [data] mpp"
         )
     level = slide.get_best_level_for_downsample(max(factor, 1.0))
-    return level, max(1, round(cut.tile * factor / slide.level_downsamples[level]))
+    side = cut.tile * factor / slide.level_downsamples[level]
+    if not side * side <= LARGEST:
+        raise DataError(
+            f"image {path} has {_resolution(slide, path):g} micrometres a pixel: a tile of "
+            f"{cut.tile} pixels at mpp = {cut.mpp:g} would be read from {side:.3g} x {side:.3g}: "
+            "correct [data] mpp, or give level instead"
+        )
+    return level, max(1, round(side))
 
 
 def _side_at_0(slide: openslide.OpenSlide, cut: Cut, path: Path) -> float:
@@ -159,6 +166,14 @@ def _resolution(slide: openslide.OpenSlide, path: Path) -> float:
 
 
 def _overview(slide: openslide.OpenSlide, path: Path) -> NDArray[np.bool_]:
+    """Return which pixels of a small picture of the slide are coloured, ``[height, width]``."""
+    scale = max(side / _OVERVIEW for side in slide.dimensions)
+    width, height = slide.level_dimensions[slide.get_best_level_for_downsample(scale)]
+    if width * height > LARGEST:
+        raise DataError(
+            f"image {path} has no level small enough to look for tissue in, the best has {width} "
+            f"x {height} pixels: write it as a pyramid, or name tiles by x and y in a manifest"
+        )
     try:
         small = np.asarray(slide.get_thumbnail((_OVERVIEW, _OVERVIEW)).convert("RGB"))
     except openslide.OpenSlideError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_client.images import Pixels, array_to_rgb, picture_size, read_image
+from fl_client.images import Pixels, array_to_rgb, picture_size, read_image, read_labels
 from protocol.errors import DataError
 
 Window = tuple[float, float]
@@ -87,6 +87,16 @@ class Source(ABC):
             If it cannot be read.
         """
 
+    def labels(self) -> NDArray[np.int64]:
+        """Decode as a label map: one whole number a pixel, int64 ``[height, width]``, as stored.
+
+        Raises
+        ------
+        DataError
+            If it cannot be read, or holds something else.
+        """
+        raise DataError(f"image {self.path} is no label map: give PNG, NIfTI or an array of an npz")
+
     def content_digest(self) -> bytes:
         """Return 32 bytes that name the content: the SHA-256 of the file, if it is one image.
 
@@ -114,6 +124,9 @@ class Picture(Source):
     def pixels(self, window: Window | None = None) -> Pixels:
         return read_image(self.path)
 
+    def labels(self) -> NDArray[np.int64]:
+        return read_labels(self.path)
+
 
 @dataclass(frozen=True, eq=False)
 class ArraySlice(Source):
@@ -133,6 +146,14 @@ class ArraySlice(Source):
 
     def pixels(self, window: Window | None = None) -> Pixels:
         return array_to_rgb(self.array, str(self.path))
+
+    def labels(self) -> NDArray[np.int64]:
+        if self.array.ndim != 2 or self.array.dtype.kind not in "bui":
+            raise DataError(
+                f"{self.path} holds a mask of shape {self.array.shape} and type "
+                f"{self.array.dtype}: give one whole number a pixel"
+            )
+        return np.asarray(self.array, dtype=np.int64)
 
     @property
     def extent(self) -> tuple[int, str]:
@@ -155,6 +176,9 @@ class Unreadable(Source):
         raise DataError(self.fault)
 
     def pixels(self, window: Window | None = None) -> Pixels:
+        raise DataError(self.fault)
+
+    def labels(self) -> NDArray[np.int64]:
         raise DataError(self.fault)
 
 

@@ -178,7 +178,7 @@ def test_threads_are_given_back_and_stages_told(folder: Path, spec: Spec) -> Non
 def test_memory_does_not_grow_with_the_number_of_images(
     monkeypatch: pytest.MonkeyPatch, folder: Path, spec: Spec
 ) -> None:
-    monkeypatch.setattr(Normalised, "__call__", lambda self, views: torch.zeros(len(views), 512))
+    monkeypatch.setattr(Normalised, "__call__", lambda self, views, count: torch.zeros(count, 512))
     peaks = []
     for copies in (10, 60):
         images = items_of(folder) * copies

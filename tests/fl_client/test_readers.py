@@ -317,7 +317,8 @@ def test_labels_with_several_columns(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('[data]\nnpz = "d.npz"')
     np.savez(tmp_path / "d.npz", train_images=np.zeros((2, 4, 4), np.uint8), train_labels=np.eye(2))
     assert fails(tmp_path) == (
-        "npz file SITE/d.npz: train_labels has shape (2, 2) for 2 images: give one label an image"
+        "npz file SITE/d.npz: train_labels has shape (2, 2) for 2 images: "
+        'give one label an image, or say objective = "multilabel"'
     )
 
 
@@ -370,8 +371,8 @@ def test_a_kind_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_every_site_file_in_the_documentation_is_valid() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "data.md").read_text()
     blocks = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for block in blocks:
         SiteFile.model_validate(tomllib.loads(block))

@@ -139,6 +139,16 @@ def test_what_does_not_fit(tmp_path: Path, table: str, message: str) -> None:
     assert fails(root, table) == message
 
 
+@pytest.mark.parametrize(("label", "kind"), [(-1, "number"), (" ", "text")])
+def test_a_label_that_names_no_class(tmp_path: Path, label: int | str, kind: str) -> None:
+    names = datasets.ClassLabel(names=["a", "b"]) if kind == "number" else datasets.Value("string")
+    held = {"image": [Image.new("RGB", (9, 9))], "label": [label]}
+    features = datasets.Features({"image": datasets.Image(), "label": names})
+    datasets.Dataset.from_dict(held, features).save_to_disk(str(tmp_path / "data"))
+    said = fails(tmp_path, 'dataset = "data"\nimage = "image"\nlabel = "label"')
+    assert said.endswith(f"label is {label!r}, which names no class: mend it")
+
+
 def test_damage(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     message = fails(tmp_path, 'dataset = "d"')

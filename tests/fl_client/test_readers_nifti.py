@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -122,4 +126,26 @@ def test_a_header_that_declares_too_much(tmp_path: Path) -> None:
     assert fault(open_file(path)[0]) == (
         "image FILE declares 30000 x 30000 x 30000 voxels, between 1 and 1073741824 are read: "
         "crop it"
+    )
+
+
+@pytest.mark.parametrize(("name", "plane"), [("a.nii", "sagittal"), ("a.nii.gz", "axial")])
+def test_memory_does_not_grow_with_the_volume(tmp_path: Path, name: str, plane: str) -> None:
+    path = write_nifti(tmp_path / name, np.ones((256, 256, 256), np.uint8))
+    source = open_file(path, Cut(plane=plane))[100]  # type: ignore[arg-type]
+    tracemalloc.start()
+    try:
+        assert source.pixels().shape == (256, 256, 3)
+        assert tracemalloc.get_traced_memory()[1] < 256**3 / 2
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_nifti(tmp_path / "a.nii.gz", CUBE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr(tempfile, "tempdir", "/t")
+    assert fault(open_file(path)[0]) == (
+        "image FILE cannot be read as NIfTI (it takes 120 bytes, /t has 100 free): replace it or "
+        "remove it from the site"
     )

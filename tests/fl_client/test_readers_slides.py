@@ -142,3 +142,26 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert fault(open_file(named, Cut(tile=SIDE))).startswith(
         "image FILE cannot be read as a whole slide ("
     )
+
+
+def test_a_resolution_that_would_fill_the_memory(tmp_path: Path) -> None:
+    fine = write_slide(tmp_path / "a.tif", resolution=(1e8, 1e8), resolutionunit="CENTIMETER")
+    assert fault(open_file(fine, Cut(tile=SIDE, mpp=0.5))) == (
+        "image FILE has 0.0001 micrometres a pixel: a tile of 64 pixels at mpp = 0.5 would be "
+        "read from 1.6e+05 x 1.6e+05: correct [data] mpp, or give level instead"
+    )
+    assert len(open_file(fine, Cut(tile=SIDE, level=0))) == 20
+
+
+def test_a_slide_without_an_overview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_slide(tmp_path / "a.tif")
+    monkeypatch.setattr("fl_client.readers.slides.LARGEST", SIDE * SIDE)
+    assert fault(open_file(path, Cut(tile=SIDE))) == (
+        "image FILE has no level small enough to look for tissue in, the best has 768 x 640 "
+        "pixels: write it as a pyramid, or name tiles by x and y in a manifest"
+    )
+    row = "path,label,subject_id,x,y\na.tif,a,p,64,128\n"
+    (tmp_path / "labels.csv").write_text(row)
+    (tmp_path / "site.toml").write_text(f'[data]\nmanifest = "labels.csv"\ntile = {SIDE}')
+    (tile,) = read_site(tmp_path).images
+    assert np.array_equal(tile.pixels(), SLIDE[128:192, 64:128])

@@ -72,3 +72,43 @@ def test_a_clock_adds_up() -> None:
     with clock.time("network"), clock.time("decoding"):
         pass
     assert clock.seconds()["network"] > first > 0
+
+
+class Event:
+    """A moment on a made-up device, at which everything so far has happened after `late`."""
+
+    now, late = 0.0, 10.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        self.at = 0.0
+
+    def query(self) -> bool:
+        return Event.now >= self.at + Event.late
+
+    def elapsed_time(self, other: Event) -> float:
+        return other.at - self.at
+
+
+class Stream:
+    def record_event(self, event: Event) -> Event:
+        Event.now += 1
+        event.at = Event.now
+        return event
+
+
+def synchronise(_: object) -> None:
+    Event.now += Event.late
+
+
+def test_events_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream())
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronise)
+    clock = Clock(torch.device("cuda"))
+    for _ in range(500):
+        for stage in ("transfer", "network"):
+            with clock.time(stage):  # type: ignore[arg-type]
+                pass
+        assert len(clock._events) <= Event.late
+    assert clock.seconds() == pytest.approx({"transfer": 0.5, "network": 0.5})
+    assert not clock._events
