@@ -11,7 +11,7 @@ import typer
 from fl_server.tables import show_table
 from protocol.errors import ConfigError
 from protocol.files import atomic_json, atomic_write
-from protocol.options import file_to_write
+from protocol.options import Panel, file_to_write
 
 if TYPE_CHECKING:
     from fl_server.compare_outcomes import Measured
@@ -23,7 +23,10 @@ WHERE = ("origin", "scenario", "metric")
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command(epilog="Example: fedprint compare runs/demo --out measures.csv")(compare)
+    app.command(
+        rich_help_panel=Panel.RESULTS,
+        epilog="Example: fedprint compare runs/demo --out measures.csv",
+    )(compare)
 
 
 def compare(

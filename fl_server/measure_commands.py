@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from fl_server.tables import show_matrix, show_table
-from protocol.files import atomic_json, atomic_write
+from protocol.files import atomic_json
 from protocol.names import printable
-from protocol.options import file_to_write
+from protocol.options import Panel, file_to_write
 
 DEFAULT = "bkld-large-unweighted"
 
@@ -37,9 +37,15 @@ class Alike(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command(epilog="Example: fedprint measures --json measures.json")(measures)
-    app.command(epilog="Example: fedprint distances runs/demo --measure vdna")(distances)
-    app.command(epilog="Example: fedprint groups runs/demo --out groups.json")(groups)
+    app.command(
+        rich_help_panel=Panel.KNOWLEDGE, epilog="Example: fedprint measures --json measures.json"
+    )(measures)
+    app.command(
+        rich_help_panel=Panel.STEPS, epilog="Example: fedprint distances runs/demo --measure vdna"
+    )(distances)
+    app.command(
+        rich_help_panel=Panel.STEPS, epilog="Example: fedprint groups runs/demo --out groups.json"
+    )(groups)
 
 
 def measures(json_out: JsonOut = None) -> None:
@@ -87,31 +93,21 @@ def distances(
 
     Of a measure whose higher values are better the table has the negative ones. nan is not known.
     """
-    from fl_server.decisions import compare
-    from fl_server.runfolder import distances_csv
-    from fl_server.tasks import tasks_of_folder
-    from strategies.measures import get, lacks
+    from fl_server import api
 
-    chosen = get(measure)
-    tasks = tasks_of_folder(folder)
-    names = [task.name for task in tasks]
-    matrix = compare(chosen, tasks)  # [k, k]
-    for task in tasks:
-        if lacking := lacks(chosen, task):
-            note = f"not compared: {task.name} released no {' and '.join(lacking)}"
-            typer.echo(printable(note), err=True)
+    found = api.distances(folder, measure)
+    for site, lacking in found.lacking.items():
+        typer.echo(printable(f"not compared: {site} released no {' and '.join(lacking)}"), err=True)
     if out is not None:
-        atomic_write(out, distances_csv(names, matrix))
-        typer.echo(f"{out}: {len(names)} x {len(names)} {measure} distances")
+        found.save(out)
+        typer.echo(f"{out}: {len(found.names)} x {len(found.names)} {measure} distances")
+    values = found.values.tolist()
     if json_out is not None:
-        known = [[None if x != x else x for x in row] for row in matrix.tolist()]  # JSON has no NaN
-        atomic_json(json_out, {"measure": measure, "sites": names, "distances": known})
+        known = [[None if x != x else x for x in row] for row in values]  # JSON has no NaN
+        atomic_json(json_out, {"measure": measure, "sites": found.names, "distances": known})
     if out is None:
-        show_matrix(
-            f"{measure} (row = source, column = target, lower = closer)",
-            names,
-            [[f"{x:.5f}" for x in row] for row in matrix.tolist()],
-        )
+        table = found.table()
+        show_matrix(table.title, found.names, [row[1:] for row in table.rows])
 
 
 def groups(
@@ -131,42 +127,21 @@ def groups(
     json_out: JsonOut = None,
 ) -> None:
     """Group the sites of a folder by what they released, and name each one's partners."""
-    from fl_server.decisions import decide
-    from fl_server.tasks import tasks_of_folder
+    from fl_server import api
 
-    tasks = tasks_of_folder(folder)
-    decision = decide(
-        tasks,
-        measure=measure,
+    found = api.groups(
+        folder,
+        measure,
         min_size=min_size,
         max_size=max_size,
         partners=partners,
-        truth=alike.value,
+        alike=alike.value,
     )
     for target in (out, json_out):
         if target is not None:
-            atomic_json(target, decision.groups)
+            found.save(target)
     if out is not None:
-        typer.echo(f"{out}: {len(decision.groups.groups)} groups of {len(tasks)} sites")
+        typer.echo(f"{out}: {len(found.members)} groups of {len(found.sites)} sites")
         return
-    show_table(
-        f"groups by {measure}",
-        ["group", "site", "certain", "margin", "stability", "why"],
-        [
-            [
-                group.name,
-                site,
-                {True: "yes", False: "no", None: ""}[why.certain],
-                _two_digits(why.margin),
-                _two_digits(why.stability),
-                " ".join([why.reason, *why.warnings]),
-            ]
-            for group in decision.groups.groups
-            for site in group.sites
-            for why in [decision.groups.sites[site]]
-        ],
-    )
-
-
-def _two_digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    table = found.table()
+    show_table(table.title, table.columns, table.rows)

@@ -12,11 +12,10 @@ import typer
 
 from fl_server.tables import show_table
 from protocol.files import atomic_json
-from protocol.options import file_to_write
+from protocol.options import Panel, file_to_write
 
 if TYPE_CHECKING:
     from fl_server.pool.store import Tally
-    from protocol.keys import Signer
 
 Where = Annotated[
     str,
@@ -39,7 +38,7 @@ PublicKey = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add ``fedprint pool`` to the command line."""
-    app.add_typer(pool_app(), name="pool")
+    app.add_typer(pool_app(), name="pool", rich_help_panel=Panel.KNOWLEDGE)
 
 
 def pool_app() -> typer.Typer:
@@ -85,28 +84,9 @@ def add(
 
     Experiments of a file are signed with your key: they are your word.
     """
-    from fl_server.pool import add as adding
-    from fl_server.pool.session import check_place, open_pool
-    from protocol.errors import ConfigError
+    from fl_server.api import add_to_pool
 
-    check_place(pool)  # before the work, and a new pool is made only after it
-    if source.is_dir():
-        signer = _signer(key, public_key, source)
-        addition = adding.of_run(source, signer, _pem(coordinator))
-    elif not source.exists():
-        raise ConfigError(f"there is no {source}: give a run folder, or a release NAME.dsse.json")
-    elif source.name.endswith(adding.ENDING):
-        addition = adding.of_release(source)
-    elif source.suffix == adding.LINES:
-        told = adding.read_experiments(source)
-        addition = adding.of_experiments(told, _signer(key, public_key))
-    else:
-        raise ConfigError(
-            f"{source} is neither a run folder, nor a release NAME.dsse.json, nor a .jsonl "
-            "file of experiments"
-        )
-    with open_pool(pool, create=True) as opened:
-        done = adding.add(opened, addition)
+    done = add_to_pool(pool, source, key=key, public_key=public_key, coordinator=coordinator)
     _show_tally(pool, done, json_out)
 
 
@@ -173,8 +153,9 @@ def export(
     from fl_server.pool.export import export_pool
     from fl_server.pool.session import open_pool
     from fl_server.pool.texts import counted
+    from fl_server.pool_keys import signer_of
 
-    signer = _signer(key, public_key)
+    signer = signer_of(key, public_key)
     with open_pool(pool) as opened:
         counts = export_pool(opened, file, signer)
     if json_out is not None:
@@ -194,8 +175,9 @@ def import_(
     """Verify an exported file and add what the pool lacks; all of it or nothing."""
     from fl_server.pool.importing import import_pool
     from fl_server.pool.session import open_pool
+    from fl_server.pool_keys import pem_of
 
-    trusted = [pem for path in trust or [] if (pem := _pem(path))]
+    trusted = [pem for path in trust or [] if (pem := pem_of(path))]
     with open_pool(pool, create=True) as opened:
         done = import_pool(opened, file, trusted)
     _show_tally(pool, done, json_out)
@@ -248,33 +230,6 @@ def _agree(site: str, name: str, count: int) -> None:
         agreed = False
     if not agreed:
         raise ConfigError("nothing was withdrawn: it is final: say yes, or give --yes")
-
-
-def _signer(key: str, public_key: Path | None, run: Path | None = None) -> Signer:
-    """Return who signs: the named key, the one that lies with the run, or the user's own."""
-    from fl_server.runstate import KEY, own_signer
-    from protocol.keys import environment_passphrase, load_signer, signer, user_key
-
-    if key:
-        return load_signer(key, environment_passphrase(), _pem(public_key))
-    if run is not None and (run / KEY).is_file():
-        return own_signer(run)
-    return signer(user_key())
-
-
-def _pem(path: Path | None) -> str | None:
-    """Return a public key that a file holds."""
-    from protocol.errors import ConfigError
-    from protocol.keys import key_pem, public_key
-
-    if path is None:
-        return None
-    if not path.is_file() or path.stat().st_size > 65536:
-        raise ConfigError(f"{path} is no public key: give a PEM file")
-    try:
-        return key_pem(public_key(path.read_text(encoding="utf-8")))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no public key: give a PEM file") from None
 
 
 def _show_tally(pool: str, done: Tally, json_out: Path | None) -> None:

@@ -11,6 +11,7 @@ from fl_server.pool.session import Pool
 from fl_server.pool_search import make_index, top_k
 from fl_server.pool_target import Target
 from fl_server.pool_vectors import open_store
+from protocol.errors import ConfigError
 
 MEASURE = "bkld-large-source"
 """Default distance: weighted by the source, it finds other sites of one task where an unweighted
@@ -111,3 +112,17 @@ def described(pool: Pool, near: Near) -> list[dict[str, Any]]:
                     }
                 )
     return rows
+
+
+def require_somebody(pool: Pool, candidates: int, spec: str) -> None:
+    """Refuse a pool in which nobody compares with a target.
+
+    Raises
+    ------
+    ConfigError
+        If there are no candidates.
+    """
+    if not candidates:
+        raise ConfigError(
+            f"{pool.where} holds no other task of spec {spec}: add some with fedprint pool add"
+        )

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fl_server.pool_commands import JsonOut, Where
 from fl_server.tables import show_table
 from protocol.files import atomic_json
-
-if TYPE_CHECKING:
-    from fl_server.pool.session import Pool
-    from fl_server.pool_advice import Recommendation
-    from strategies.shots import Counsel, Shot
 
 Asking = Annotated[
     str,
@@ -53,14 +48,14 @@ def query(
     Distances compare within one target only; PERCENTILE is the share of tasks that are not nearer.
     """
     from fl_server.pool.session import open_pool
-    from fl_server.pool_nearest import described, find_near
+    from fl_server.pool_nearest import described, find_near, require_somebody
     from fl_server.pool_target import read_target
 
     with open_pool(pool) as opened:
         with opened.reading() as session:
             asking = read_target(session, target)
         near = find_near(opened, asking, top, measure, exclude=[asking.task.id], device=device)
-        _somebody(opened, near.candidates, asking.spec.name)
+        require_somebody(opened, near.candidates, asking.spec.name)
         rows = described(opened, near)
     if json_out is not None:
         said = {"target": asking.to_json(), "measure": measure, "candidates": near.candidates}
@@ -105,59 +100,16 @@ def recommend(
 
     TARGET: first digits of an id (fedprint pool list), or NAME.dsse.json.
     """
-    from fl_server import pool_advice
-    from fl_server.pool.session import open_pool
-    from fl_server.pool_target import read_target
+    from fl_server import api
 
-    named = set(scenario or ScenarioName)
-    wanted = [each for each in pool_advice.SCENARIOS if each in named]
-    with open_pool(pool) as opened:
-        with opened.reading() as session:
-            asking = read_target(session, target)
-        found = pool_advice.recommend(
-            opened, asking, wanted, k=shots, measure=measure, seed=seed, device=device
-        )
-        if not any(each.shots for each in found.counsels):
-            _somebody(opened, 0, asking.spec.name)
+    wanted = [each.value for each in scenario or ()]
+    found = api.recommend(
+        target, pool, scenarios=wanted, shots=shots, measure=measure, seed=seed, device=device
+    )
     if json_out is not None:
         atomic_json(json_out, found.to_json())
-    _show(found)
-
-
-def _somebody(pool: Pool, candidates: int, spec: str) -> None:
-    from protocol.errors import ConfigError
-
-    if not candidates:
-        raise ConfigError(
-            f"{pool.where} holds no other task of spec {spec}: add some with fedprint pool add"
-        )
-
-
-def _show(found: Recommendation) -> None:
-    for each in found.counsels:
-        show_table(
-            f"{each.scenario}, {_rests_on(each)}",
-            ["shot", "from", "nearness", "better than typical", "in words"],
-            [_row(shot, found.candidates) for shot in each.shots],
-        )
-
-
-def _rests_on(counsel: Counsel) -> str:
-    if not counsel.outcomes:
-        return "by nearness: nothing was measured on other tasks yet"
-    return f"learnt from outcomes on other tasks: {counsel.outcomes}"
-
-
-def _row(shot: Shot, candidates: int) -> list[str]:
-    from strategies.advice_words import likely
-
-    return [
-        str(shot.rank),
-        shot.task.id[:12],
-        "" if shot.place is None else f"{shot.place} of {candidates}",
-        "" if shot.better is None else likely(shot.better),
-        shot.sentence,
-    ]
+    for table in found.tables():
+        show_table(table.title, table.columns, table.rows)
 
 
 def _card(card: dict[str, object]) -> str:

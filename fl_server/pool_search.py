@@ -15,13 +15,13 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from fl_server.pool_matrix import BLOCK_BYTES
 from fl_server.pool_store import FingerprintStore
 from protocol.errors import ConfigError, FedprintError
 from protocol.fingerprint import Fingerprint
 from strategies.augmented import Records
+from strategies.blas import single_blas
 from strategies.contenders import Batch, contenders, scores, slack
 from strategies.retrieval import Index, Nearest, Question, distances, question, ranked
 
@@ -54,8 +54,8 @@ class BlockIndex:
     ) -> list[NDArray[np.intp]]:
         """Return who can be among the k best, see `Index.contenders`."""
         values = np.empty((self.store.size, len(asked)))  # [n, T]
-        with _multiplying(asked, self.store) as batch:
-            limit = BLOCK_BYTES // blas_threads()
+        with _multiplying(asked, self.store) as batch, single_blas() as threads:
+            limit = BLOCK_BYTES // threads
 
             def work(block: tuple[int, Records]) -> None:
                 start, records = block
@@ -81,18 +81,9 @@ def _multiplying(asked: Sequence[Question], store: FingerprintStore) -> Iterator
     yield Batch.of(asked)
 
 
-def blas_threads() -> int:
-    """Return how many threads BLAS may use."""
-    found = ThreadpoolController().select(user_api="blas").info()
-    return max((library["num_threads"] for library in found), default=1)
-
-
 def _threaded(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Do work on items that are taken one by one, each on a thread of its own.
-
-    Threads of BLAS would wait for each other after every few megabytes.
-    """
-    threads, turn, todo = blas_threads(), Lock(), enumerate(items)
+    """Do work on items that are taken one by one, on as many threads as BLAS may use."""
+    turn, todo = Lock(), enumerate(items)
     done: dict[int, Result] = {}
 
     def run() -> None:
@@ -103,8 +94,7 @@ def _threaded(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Res
                 return
             done[i] = work(item)
 
-    blas = ThreadpoolController().select(user_api="blas")
-    with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
+    with single_blas() as threads, ThreadPoolExecutor(threads) as pool:
         for ended in [pool.submit(run) for _ in range(threads)]:
             ended.result()
     return [done[i] for i in range(len(done))]

@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session
 from fl_server.pool import views
 from fl_server.pool.add import ENDING, read_release
 from fl_server.pool.models import SpecRow, TaskRow
-from fl_server.pool.records import open_spec
+from fl_server.pool.records import TaskRecord, open_release, open_spec
 from protocol.errors import ConfigError
 from protocol.fingerprint import Fingerprint
 from protocol.names import printable
+from protocol.signed import SignedFingerprint
 from protocol.spec import Spec
 from protocol.verify import VerifiedRelease
 from strategies.neighbourhood import PoolTask
@@ -48,15 +49,16 @@ class Target:
         return {"id": task.id, "site": task.site, "name": task.name, "spec": self.spec.name}
 
 
-def read_target(session: Session, said: str) -> Target:
+def read_target(session: Session, said: str | SignedFingerprint) -> Target:
     """Return the task that is meant.
 
     Parameters
     ----------
     session : Session
         Of the pool.
-    said : str
-        First digits of an id, or one of the two files of a release; its spec lies beside it.
+    said : str or SignedFingerprint
+        First digits of an id; one of the two files of a release, its spec lies beside it; or the
+        release itself.
 
     Raises
     ------
@@ -65,6 +67,8 @@ def read_target(session: Session, said: str) -> Target:
     VerificationError
         When the release is not in order.
     """
+    if isinstance(said, SignedFingerprint):
+        return _from_record(session, record_of(said))
     if said.endswith((ENDING, PAYLOAD)):
         return _from_files(session, Path(said))
     if not re.fullmatch(r"[0-9a-f]+", said):
@@ -88,6 +92,17 @@ def released(release: VerifiedRelease, identity: str, spec: Spec) -> Target:
     return Target(task, release.fingerprint, spec)
 
 
+def record_of(given: SignedFingerprint) -> TaskRecord:
+    """Verify a fingerprint as whole and valid now; nobody vouches for its key.
+
+    Raises
+    ------
+    VerificationError
+        When it is not in order, or has expired.
+    """
+    return open_release(given.payload, given.envelope, given.spec.require_ready())
+
+
 def same_task(session: Session, task: PoolTask) -> list[str]:
     """Return the ids of all releases in the pool that are of one task, by id."""
     mine = (TaskRow.site == task.site, TaskRow.key_id == task.key, TaskRow.name == task.name)
@@ -108,7 +123,10 @@ def _from_pool(session: Session, row: TaskRow) -> Target:
 
 def _from_files(session: Session, path: Path) -> Target:
     stem = path.name.removesuffix(ENDING).removesuffix(PAYLOAD)
-    record = read_release(path.with_name(f"{stem}{ENDING}"))
+    return _from_record(session, read_release(path.with_name(f"{stem}{ENDING}")))
+
+
+def _from_record(session: Session, record: TaskRecord) -> Target:
     row = session.get(TaskRow, record.id)
     if row is not None:
         return _from_pool(session, row)
@@ -120,4 +138,13 @@ def _task(
 ) -> PoolTask:
     said = [*card.get("keywords", []), card.get("modality", ""), card.get("anatomy", "")]
     words = frozenset(word.strip().lower() for word in said) - {""}
-    return PoolTask(identity, site, name, key, images, len(card.get("classes", [])), words)
+    return PoolTask(
+        identity,
+        site,
+        name,
+        key,
+        images,
+        len(card.get("classes", [])),
+        words,
+        str(card.get("objective", "classification")),
+    )
