@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := fl_server fl_client strategies protocol
 
-.PHONY: install browser demo deployment-demo test test-deployment test-engine test-rest lint bench clean
+.PHONY: install browser demo deployment-demo test test-deployment test-engine test-rest lint docs bench clean
 
 install: $(VENV)/.installed
 
@@ -46,9 +46,14 @@ test-rest: install browser
 	$(BIN)/python -m pytest -m "not engine"
 
 lint: install
-	$(BIN)/ruff check $(PACKAGES) tests benchmarks docs
-	$(BIN)/ruff format --check $(PACKAGES) tests benchmarks docs
+	$(BIN)/ruff check $(PACKAGES) tests benchmarks docs notebooks
+	$(BIN)/ruff format --check $(PACKAGES) tests benchmarks docs notebooks
 	$(BIN)/mypy
+
+# Every warning is an error: a broken link, a page in no list, a docstring that cannot be shown.
+docs: install
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
+	@echo build/site/index.html
 
 bench: install
 	$(BIN)/fedprint bench distances

@@ -1,0 +1,1 @@
+"""What is shown in the references without being written there."""
