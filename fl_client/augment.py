@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from fl_client.images import Pixels, resize_shorter
 from fl_client.site import ImageItem
+from fl_client.training import Labels
 from protocol.spec import Preprocess, Spec
 
 
@@ -53,6 +54,8 @@ class SiteImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     ----------
     items : sequence of ImageItem
         The site's images.
+    labels : ndarray
+        What is learnt of each, see `fl_client.training.Labels`.
     spec : Spec
         Size and normalisation.
     transform : albumentations.Compose
@@ -63,8 +66,11 @@ class SiteImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     Resized pixels are kept in memory: fine-tuning reads every image once an epoch.
     """
 
-    def __init__(self, items: Sequence[ImageItem], spec: Spec, transform: A.Compose) -> None:
+    def __init__(
+        self, items: Sequence[ImageItem], labels: Labels, spec: Spec, transform: A.Compose
+    ) -> None:
         self._items, self._spec, self._transform = items, spec, transform
+        self._labels = torch.from_numpy(labels)
         self._resized: dict[int, Pixels] = {}
 
     def reseed(self, seed: int) -> None:
@@ -82,5 +88,4 @@ class SiteImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             resized = resize_shorter(self._items[index].pixels(preprocess.window), preprocess)
             self._resized[index] = np.asarray(resized)
         view = self._transform(image=self._resized[index])["image"]  # [crop, crop, 3]
-        label = torch.tensor(self._items[index].label)
-        return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))), label
+        return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))), self._labels[index]

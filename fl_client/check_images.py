@@ -29,7 +29,8 @@ def check_data(visit: DataVisit) -> Iterator[Finding]:
         yield failed("data", str(error), "correct the data or [data] in site.toml", "bad-data")
         return
     patients = "no subject ids" if site.patients is None else f"{site.patients} patients"
-    yield ok("data", f"{len(site.images)} images, {len(site.card.classes)} classes, {patients}")
+    classes = f"{number} classes" if (number := len(site.card.classes)) != 1 else "one class"
+    yield ok("data", f"{len(site.images)} images, {classes}, {patients}")
 
 
 def check_images(visit: DataVisit) -> Iterator[Finding]:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 from fl_client.coordinator_probe import probe
 from fl_client.finding import Check, Finding, Visit, failed, ok, warning
+from fl_client.site_init import SPEC_FILE
 from fl_client.site_texts import SPEC
 from fl_client.supernode import supernode_environment
 from protocol.errors import ConfigError, SiteError, WeightsError
-from protocol.spec import Spec, list_specs
+from protocol.spec import Spec, list_specs, load_spec
 
 DAYS_LEFT = 30
 """Days before a certificate expires from which on it is time to renew it."""
@@ -38,8 +39,10 @@ def check_weights(visit: Visit) -> Iterator[Finding]:
 
 
 def _permitted(visit: Visit) -> list[Spec]:
-    """Return the shipped specs that the policy names, one for each backbone."""
+    """Return the specs at hand that the policy names, one for each backbone."""
+    own = visit.settings.folder / SPEC_FILE
     specs = [spec for spec in list_specs() if spec.ready]
+    specs += [load_spec(own)] if own.is_file() else []
     named = set(visit.policy.specs) if visit.policy is not None else set()
     wanted = [spec for spec in specs if named & {spec.name, spec.digest}]
     if "*" in named:

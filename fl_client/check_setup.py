@@ -6,15 +6,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from fl_client.check_tracking import check_tracking
 from fl_client.contribution import counted_number
 from fl_client.finding import Check, Finding, Visit, failed, ok, warning
 from fl_client.ledger import Ledger, spent_by
 from fl_client.offer import budget_of
 from fl_client.policy import Policy, load_policy, unknown_specs
+from fl_client.regions import has_masks
 from fl_client.site import Site
 from fl_client.site_keys import needs_passphrase, open_signer
 from protocol.enrolment import open_enrolment
-from protocol.errors import ConfigError, PolicyError, VerificationError
+from protocol.errors import ConfigError, DataError, PolicyError, VerificationError
 from protocol.files import atomic_write
 from protocol.keys import PASSPHRASE, environment_passphrase, load_private_key, signer
 from protocol.privacy import rho_of
@@ -135,8 +137,8 @@ def check_policy(visit: Visit) -> Iterator[Finding]:
 
 def _enough(site: Site, policy: Policy) -> Iterator[Finding]:
     """See that the data fulfil the policy, counted as a release counts them."""
-    private = policy.release == "private"
-    images = counted_number(site, policy.contribution_cap) if private else len(site.images)
+    cap = policy.contribution_cap if policy.release == "private" else 0
+    images = counted_number(site, cap)
     for what, there, least in (
         ("images", images, policy.min_images),
         ("patients", site.patients or images, policy.min_patients),
@@ -148,7 +150,11 @@ def _enough(site: Site, policy: Policy) -> Iterator[Finding]:
                 f"add {what}, or lower min_{what}",
                 f"too-few-{what}",
             )
-    rare = {k: n for k, n in site.patients_by_class.items() if n < policy.min_class_patients}
+    try:
+        behind = site.patients_by_class
+    except DataError:  # of a mask: the check of the masks says so
+        return
+    rare = {k: n for k, n in behind.items() if n < policy.min_class_patients}
     if rare:
         yield failed(
             "policy",
@@ -159,12 +165,15 @@ def _enough(site: Site, policy: Policy) -> Iterator[Finding]:
         )
     for spec in list_specs():
         needed = policy.images_per_bin * spec.bins
-        if spec.name in policy.specs and images < needed:
+        if spec.name not in policy.specs or (spec.regions is not None and not has_masks(site)):
+            continue
+        if (there := counted_number(site, cap, spec)) < needed:
+            what = "images" if spec.regions is None else "regions"
             yield failed(
                 "policy",
-                f"the site has {images} images, its policy asks for {needed} for the {spec.bins} "
+                f"the site has {there} {what}, its policy asks for {needed} for the {spec.bins} "
                 f"bins of {spec.name}",
-                "add images, or lower images_per_bin",
+                f"add {what}, or lower images_per_bin",
                 "too-many-bins",
             )
 
@@ -245,4 +254,5 @@ SETUP_CHECKS: tuple[Check, ...] = (
     check_enrolment,
     check_policy,
     check_state,
+    check_tracking,
 )

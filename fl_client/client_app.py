@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from fl_client.checkpoints import keep_checkpoint
 from fl_client.learners import Learners
-from fl_client.node import current_site, simulated, site_coordinators
+from fl_client.node import current_site, node_tracking, simulated, site_coordinators
 from fl_client.plan_acceptance import accept_plan
 from fl_client.plans import require_planned
 from fl_client.plugin import add_fingerprinting, answering, answering_round, outside, site_gate
@@ -43,7 +43,10 @@ def _learner(context: Context, order: Order, *, trial: bool = False) -> Any:
     def make() -> Any:
         from fl_client.learner import Learner
 
-        return Learner(site, order.spec, order.recipe, device, order.seed, order.knowledge)
+        return Learner(
+            *(site, order.spec, order.recipe, device, order.seed, order.knowledge),
+            tracking=node_tracking(context, site),
+        )
 
     return _learners.of(site, order, device, make)
 

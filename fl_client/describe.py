@@ -36,10 +36,13 @@ def describe(site: Site, spec: Spec, kind: Kind, device: str | None = None) -> D
     Raises
     ------
     DataError
-        If an image cannot be read, or there are too few images or classes.
+        If an image cannot be read, there are too few images or classes, or the kind needs one class
+        an image and the task's objective is another.
     """
     from fl_client.features import cached_features
 
+    if kind != "moments":
+        site.require_one_class(kind)
     raw = cached_features(site, spec, device)[0]  # [n, M]
     if kind == "fisher":
         return site_fisher(site, spec, raw, device)

@@ -25,6 +25,7 @@ from protocol.keys import Signer
 from protocol.privacy import AskedTerms
 from protocol.spec import Spec
 from protocol.statement import RELEASE_VALIDITY, utc_now
+from protocol.taskcard import ONE_CLASS
 
 NOT_ALLOWED = "descriptors-not-allowed"
 LEAST_PATIENTS = 3
@@ -117,11 +118,16 @@ def may_leave(
     Raises
     ------
     PolicyError
-        With reason ``features-stay``, ``descriptors-not-allowed``, ``no-noise``,
-        ``not-previewed``, ``small-class``, or one of the gate's.
+        With reason ``of-regions``, ``features-stay``, ``descriptors-not-allowed``,
+        ``other-objective``, ``no-noise``, ``not-previewed``, ``small-class``, or one of the gate's.
     """
     private = is_private(policy, asked)
     refusals = (
+        (
+            spec.regions is not None,
+            "of-regions",
+            f"{kind} are of whole images, and spec {spec.name} counts regions: take another spec",
+        ),
         (
             kind == "features" and not simulated,
             "features-stay",
@@ -131,6 +137,12 @@ def may_leave(
             kind not in policy.descriptors,
             NOT_ALLOWED,
             f'{kind} of site {site.name} may not leave: descriptors = ["{kind}"] would permit it',
+        ),
+        (
+            kind != "moments" and site.card.objective not in ONE_CLASS,
+            "other-objective",
+            f"{kind} of site {site.name} would need one class an image: its task is "
+            f"{site.card.objective}",
         ),
         (
             private and kind != "moments",

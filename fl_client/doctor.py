@@ -13,12 +13,15 @@ from rich.table import Table
 from fl_client.check_images import IMAGE_CHECKS
 from fl_client.check_labels import LABEL_CHECKS
 from fl_client.check_machine import MACHINE_CHECKS
+from fl_client.check_masks import check_masks
 from fl_client.check_setup import SETUP_CHECKS
 from fl_client.finding import DataVisit, Finding, Visit, failed, ok
 from fl_client.site_settings import load_site_settings
 from protocol.errors import FedprintError
 
 V = TypeVar("V", bound=DataVisit)
+
+DATA_CHECKS = (*IMAGE_CHECKS, *LABEL_CHECKS, check_masks)
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
@@ -45,7 +48,7 @@ def examine(folder: Path, images: int = 50) -> list[Finding]:
     visit = Visit(settings, images)
     found = f"site {settings.name}, coordinator {settings.superlink}, data in {settings.data}"
     findings = [ok("settings", found)]
-    for check in (*SETUP_CHECKS, *IMAGE_CHECKS, *LABEL_CHECKS, *MACHINE_CHECKS):
+    for check in (*SETUP_CHECKS, *DATA_CHECKS, *MACHINE_CHECKS):
         findings += _done(check, visit)
     return findings
 
@@ -53,7 +56,7 @@ def examine(folder: Path, images: int = 50) -> list[Finding]:
 def examine_data(folder: Path, images: int = 50) -> list[Finding]:
     """Look at the data of a folder, which need be no deployment's; see `examine`."""
     visit = DataVisit(folder, images)
-    return [found for check in (*IMAGE_CHECKS, *LABEL_CHECKS) for found in _done(check, visit)]
+    return [found for check in DATA_CHECKS for found in _done(check, visit)]
 
 
 def _done(check: Callable[[V], Iterator[Finding]], visit: V) -> Iterator[Finding]:

@@ -7,14 +7,12 @@ and the activation clips it.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
-from fl_client.folding import LayerTracer
+from fl_client.folding import LayerTracer, sharing_copy
 
 _KINDS = (nn.Conv2d, Conv2dSame)  # exactly these: others compute their weights as they go
 _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
@@ -88,7 +86,7 @@ def _fused(model: nn.Module) -> nn.Module:
     graph = LayerTracer().trace(model)
     modules = dict(model.named_modules())
     called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-    fused = copy.deepcopy(model)
+    fused = sharing_copy(model)
     for node in graph.nodes:
         if node.op != "call_module" or type(modules[str(node.target)]) not in _KINDS:
             continue

@@ -25,7 +25,10 @@ from protocol.statement import Release
 
 
 class Released(NamedTuple):
-    """A release: its two files' bytes, what it says, one line and more facts about it."""
+    """A release: its two files' bytes, what it says, one line and more facts about it.
+
+    `warning` is what speaks against it.
+    """
 
     payload: bytes
     envelope: bytes
@@ -59,13 +62,15 @@ def release_plain(
     found = extract(site.images, spec, device=device, **options)
     assert found.counts is not None
     payload, envelope = make_release(site, found.counts, spec, signer, policy)
+    terms = describe(site, spec, policy)
+    regions = "" if spec.regions is None else f"{terms.images} regions of "
     rate = found.views / max(found.seconds, 1e-9)
     facts = {"views": found.views, "seconds": found.seconds, "images_per_second": rate}
     line = (
-        f"{site.name}: {len(site.images)} images, spec {spec.name}, "
+        f"{site.name}: {regions}{len(site.images)} images, spec {spec.name}, "
         f"{found.seconds:.1f} s ({rate:.0f} images/s), signed"
     )
-    return Released(payload, envelope, describe(site, spec, policy), line, facts)
+    return Released(payload, envelope, terms, line, facts)
 
 
 def release_private(
@@ -81,13 +86,15 @@ def release_private(
     kept = gate.release(spec, asked)
     seconds, privacy = time.monotonic() - started, kept.terms.privacy
     of = "" if kept.terms.images == len(site.images) else f" of {len(site.images)}"
+    what = f"{kept.terms.images}{of} images"
+    if spec.regions is not None:
+        what = f"{kept.terms.images} regions of {len(site.images)} images"
     line = (
-        f"{site.name}: {kept.terms.images}{of} images counted, spec {spec.name}, private: epsilon "
+        f"{site.name}: {what} counted, spec {spec.name}, private: epsilon "
         f"{privacy.epsilon:.3g} at delta {privacy.delta:g}, noise of {privacy.sigma:.3g} counts, "
         f"{share_spent(privacy):.0f} % of the budget is spent, {seconds:.1f} s, signed"
     )
-    loud = too_loud(kept.terms, spec.bins)
-    warning = f".{loud}" if loud else ""
+    warning = too_loud(kept.terms, spec.bins).strip()
     facts = {"seconds": seconds, "privacy": privacy.model_dump(mode="json")}
     return Released(kept.payload, kept.envelope, kept.terms, line, facts, warning)
 

@@ -69,12 +69,12 @@ class Maker:
             counts = count(self.site, spec, self.device, options=self.options)
             return Made(counts_to_bytes(counts), "", offer)
         cap = cap_of(self.site, self.policy.contribution_cap) if offer.private else 0
-        before = counted_digest(self.site, cap) if cap else ""
+        before = counted_digest(self.site, cap, spec) if cap else ""
         how = {"keeps_features": self.keeps_features, "options": self.options}
         counts, data = count_unchanged(self.site, spec, self.device, cap=cap, **how)
         if offer.budget is None:
             return Made(counts_to_bytes(counts), data, offer)
-        if counted_digest(self.site, cap) != before:
+        if counted_digest(self.site, cap, spec) != before:
             raise DataError(f"images of site {self.site.name} changed before they were read: retry")
         draw = Draws(self.site.state).draw(
             counts, offer.privacy, offer.budget, spec=spec, data=before, cap=cap, run=run

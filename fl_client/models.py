@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from fl_client.site import Site
 from protocol.errors import DataError
 from protocol.files import atomic_write
+from protocol.model_card import CARD
 from protocol.sharing import Arrays
 
 Scores = dict[str, float]
@@ -72,6 +73,15 @@ class RunModels:
     def load_scores(self) -> Scores | None:
         """Return what the model of this arm scored, None if it was never scored."""
         return _parsed(self.folder / "scores.json", json.loads)
+
+    def save_card(self, text: str) -> None:
+        """Write what the model of this arm is, for people."""
+        self._write(CARD, text.encode())
+
+    def load_card(self) -> str:
+        """Return what the model of this arm is, empty where nobody said."""
+        path = self.folder / CARD
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def _write(self, name: str, data: bytes) -> None:
         try:

@@ -17,13 +17,15 @@ from cryptography.hazmat.primitives.serialization import (
 from flwr.app import ConfigRecord, Context
 
 from fl_client.policy import Policy, load_policy, local_policy
-from fl_client.site import Site, read_site, site_stamp
+from fl_client.site import Site, opened_stamp, read_site, read_site_name, site_stamp
 from fl_client.site_file import SITE_FILE, read_site_file
 from fl_client.site_keys import open_signer
 from fl_client.site_settings import load_site_settings
+from fl_client.tracking import site_tracking
 from protocol.enrolment import load_invitation
 from protocol.errors import ConfigError, DataError
 from protocol.keys import Signer, generate_key, is_uri, key_id, signer
+from protocol.tracking import Tracking
 
 KEY_RECORD = "fedprint.key"
 INVITATION = "invitation.json"
@@ -83,12 +85,23 @@ def current_site(context: Context, find_folder: FindFolder = site_folder) -> Sit
     """Return the site of this node; it is read once a process, again when its files change."""
     folder = find_folder(context).resolve()
     state = context.node_config.get("state")
-    return _read_site(folder, str(state) if state else None, site_stamp(folder))
+    key = (folder, str(state) if state else None, site_stamp(folder))
+    site, opened = _read_site(*key)
+    if opened != opened_stamp(site):
+        _read_site.cache_clear()
+        site, _ = _read_site(*key)
+    return site
 
 
 @functools.lru_cache(maxsize=64)
-def _read_site(folder: Path, state: str | None, _changed: object) -> Site:
-    return read_site(folder, state=Path(state).expanduser() if state else None)
+def _read_site(folder: Path, state: str | None, _changed: object) -> tuple[Site, object]:
+    site = read_site(folder, state=Path(state).expanduser() if state else None)
+    return site, opened_stamp(site)
+
+
+def site_name(context: Context, find_folder: FindFolder = site_folder) -> str:
+    """Return the name of this node's site, which may have millions of images to list."""
+    return read_site_name(find_folder(context).resolve())
 
 
 def site_signer(context: Context) -> Signer:
@@ -174,6 +187,18 @@ def site_coordinators(context: Context) -> set[str]:
     if not own or not path.is_file():
         return set()
     return {key_id(pem) for pem in load_invitation(path).coordinators}
+
+
+def node_tracking(context: Context, site: Site) -> Tracking | None:
+    """Return where this node's training curves go; a deployed one asks its own ``site.toml`` only.
+
+    Raises
+    ------
+    DataError
+        If ``site.toml`` cannot be used.
+    """
+    asked = context.run_config if simulated() else {}
+    return site_tracking(site, read_site_file(site.folder / SITE_FILE).tracking, asked)
 
 
 def device_name(context: Context) -> str | None:

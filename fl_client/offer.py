@@ -107,7 +107,7 @@ def make_offer(site: Site, spec: Spec, policy: Policy, asked: AskedTerms) -> Off
         return Offer(wanted)
     draws, budget = Draws(site.state), budget_of(policy)
     cap = cap_of(site, policy.contribution_cap)
-    draw = draws.find(wanted, spec=spec, data=counted_digest(site, cap), cap=cap)
+    draw = draws.find(wanted, spec=spec, data=counted_digest(site, cap, spec), cap=cap)
     if draw is not None:
         return Offer(draw.terms(wanted), draw, budget)
     draws.ledger.require(wanted.rho, budget)

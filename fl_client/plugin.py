@@ -23,6 +23,7 @@ from fl_client.node import (
     node_name,
     simulated,
     site_folder,
+    site_name,
     site_policy,
     site_recipient,
     site_signer,
@@ -80,8 +81,7 @@ def add_fingerprinting(
     @app.query("hello")
     @answering
     def hello(_message: Message, context: Context) -> RecordDict:
-        site = current_site(context, find_folder)
-        return to_hello(site.name, signer_pem(site_signer(context)))
+        return to_hello(site_name(context, find_folder), signer_pem(site_signer(context)))
 
     @app.query("fingerprint")
     @answering

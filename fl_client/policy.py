@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
-from fl_client.contribution import counted_number
+from fl_client.contribution import counted_number, counted_patients
+from fl_client.regions import has_masks, no_masks
 from fl_client.site import Site
 from protocol.descriptors import KINDS, Kind
 from protocol.errors import ConfigError, PolicyError, one_line
@@ -160,6 +161,8 @@ def gate(
 ) -> None:
     """Let a release of a site's fingerprint pass, or refuse it; no image is opened.
 
+    Where the spec counts regions and is allowed, masks are read to know their number, once.
+
     Parameters
     ----------
     policy : Policy
@@ -176,14 +179,16 @@ def gate(
     Raises
     ------
     PolicyError
-        With reason ``spec-not-ready``, ``spec-not-allowed``, ``plain-not-allowed``,
+        With reason ``spec-not-ready``, ``spec-not-allowed``, ``no-masks``, ``plain-not-allowed``,
         ``draws-repeat``, ``too-many-bins``, ``too-few-images``, ``too-few-patients``,
         ``small-class`` or, last of all, ``awaiting-approval``.
     """
-    images = counted_number(site, policy.contribution_cap) if private else len(site.images)
-    patients = site.patients if site.patients is not None else images
-    has = "counts" if private else "has"
+    countable = spec.regions is None or has_masks(site)
     allowed = "*" in policy.specs or spec.digest in _digests(policy)
+    cap, images, patients = policy.contribution_cap if private else 0, 0, 0
+    if allowed and countable:  # else nobody is to learn how large regions are
+        images, patients = counted_number(site, cap, spec), counted_patients(site, spec)
+    has = "counts" if private else "has"
     refusals = (
         (not spec.ready, "spec-not-ready", f"spec {spec.name} has no bin edges: calibrate it"),
         (
@@ -191,6 +196,7 @@ def gate(
             "spec-not-allowed",
             f"spec {spec.name} is not allowed: add it to specs to allow it",
         ),
+        (not countable, "no-masks", no_masks(site, spec)),
         (
             policy.release == "private" and not private,
             "plain-not-allowed",

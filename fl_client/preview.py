@@ -194,7 +194,8 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
 def _properties(card: TaskCard) -> str:
     """Say what else the card tells of the images, where it tells anything."""
     said = card.properties.model_dump(exclude_none=True)
-    return "".join(f", {name} {value}" for name, value in said.items())
+    grades = {"grades": " < ".join(card.order)} if card.order else {}
+    return "".join(f", {name} {value}" for name, value in (grades | said).items())
 
 
 def _weights(card: TaskCard) -> str:
@@ -220,6 +221,8 @@ def _capped(summary: Summary) -> str:
 
 def _rarest(summary: Summary) -> str:
     """Point at the class whose name tells of the fewest patients."""
+    if not summary.patients_by_class:
+        return ""
     name, number = min(summary.patients_by_class.items(), key=lambda pair: pair[1])
     who = "images" if summary.patients is None else "patients"
     return f"; the names leave as they are, and {name} stands for {number} {who} only"
@@ -242,5 +245,5 @@ def _spec(spec: Spec) -> SpecSummary:
         weights=spec.weights.source,
         features=spec.width,
         bins=spec.bins,
-        sampling=spec.sampling.rule,
+        sampling=spec.sampling.rule + (", regions of masks" if spec.regions is not None else ""),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_client.contribution import cap_of, counted_number
+from fl_client.contribution import cap_of, counted_number, counted_patients
 from fl_client.policy import Policy, gate
 from fl_client.site import Site
 from protocol.envelope import sign
@@ -34,10 +34,10 @@ def describe(site: Site, spec: Spec, policy: Policy, privacy: Privacy | None = N
         site=site.name,
         spec_digest=spec.digest,
         spec_name=spec.name,
-        images=counted_number(site, cap) if cap else len(site.images),
-        patients=site.patients,
+        images=counted_number(site, cap, spec),
+        patients=counted_patients(site, spec) if site.has_subjects else None,
         contribution_cap=cap,
-        held=len(site.images) if cap else None,
+        held=len(site.images) if cap or spec.regions is not None else None,
         privacy=privacy,
         policy_digest=policy.digest,
         task_card=site.card,

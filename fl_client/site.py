@@ -24,11 +24,12 @@ from fl_client.readers import (
     read_manifest,
     read_subfolders,
 )
+from fl_client.readers.masks import Mask, mask_values
 from fl_client.readers.source import Window
 from fl_client.site_file import SITE_FILE, SiteFile, TaskTable, read_site_file
 from protocol.errors import DataError, one_line
 from protocol.names import check_site_name
-from protocol.taskcard import ClassCard, TaskCard
+from protocol.taskcard import ONE_CLASS, ClassCard, TaskCard
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,21 +40,40 @@ class ImageItem:
     ----------
     path : Path
         File that holds it.
-    label : int
-        Index into the classes of the task card.
+    label : int or tuple of int
+        Index into the classes of the task card; of a multi-label task the indices of all that it
+        shows, ascending, perhaps none.
     subject : str
         Whose image it is; images of one subject never lie in different splits.
     split : str or None
         ``"train"``, ``"val"`` or ``"test"`` where the site's own files say so.
     source : Source or None
         Where its pixels come from; by default the file is one picture.
+    mask : Mask or None
+        Which class each of its pixels belongs to, where the task is a segmentation.
     """
 
     path: Path
-    label: int
+    label: int | tuple[int, ...]
     subject: str
     split: str | None = None
     source: Source | None = None
+    mask: Mask | None = None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where its pixels come from, and its mask."""
+        return (self.held,) if self.mask is None else (self.held, self.mask.source)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+        return (self.path,) if self.mask is None else (self.path, self.mask.source.path)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Indices of all classes that it shows."""
+        return self.label if isinstance(self.label, tuple) else (self.label,)
 
     @property
     def held(self) -> Source:
@@ -65,8 +85,14 @@ class ImageItem:
         return self.held.pixels(window)
 
     def content_digest(self) -> bytes:
-        """Return what names its content; see `fl_client.readers.Source.content_digest`."""
-        return self.held.content_digest()
+        """Return what names its content; see `fl_client.readers.Source.content_digest`.
+
+        A mask is part of it, and leaves the first half as it is: images of one file stay together.
+        """
+        own = self.held.content_digest()
+        if self.mask is None:
+            return own
+        return own[:16] + hashlib.sha256(own + self.mask.content_digest()).digest()[:16]
 
 
 @dataclass(frozen=True)
@@ -98,13 +124,51 @@ class Site:
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """Label of each image, int64 [n]: indices into `card.classes`."""
+        """Label of each image, int64 [n]: indices into `card.classes`.
+
+        Raises
+        ------
+        DataError
+            If the task gives an image anything but one class.
+        """
+        self.require_one_class("what is asked for")
         return np.array([item.label for item in self.images], dtype=np.int64)
+
+    @cached_property
+    def targets(self) -> NDArray[np.uint8]:
+        """Which classes each image shows, 0 or 1, uint8 [n, classes], for every objective."""
+        shown = np.zeros((len(self.images), len(self.card.classes)), dtype=np.uint8)
+        for row, item in zip(shown, self.images, strict=True):
+            row[list(item.classes)] = 1
+        return shown
+
+    def require_one_class(self, what: str) -> None:
+        """Raise unless every image has exactly one class, which some computations take for granted.
+
+        Parameters
+        ----------
+        what : str
+            Begins the message: what needs it.
+
+        Raises
+        ------
+        DataError
+            Otherwise.
+        """
+        if self.card.objective not in ONE_CLASS:
+            raise DataError(
+                f"{what} needs one class an image, which only the objectives "
+                f"{' and '.join(ONE_CLASS)} have: that of site {self.name} is {self.card.objective}"
+            )
 
     @property
     def patients_by_class(self) -> dict[str, int]:
         """Number of subjects behind each class of the task card; without ids of images."""
-        pairs = {(item.label, item.subject) for item in self.images}
+        if self.card.objective == "segmentation":
+            from fl_client.regions import patients_with  # which reads masks, and needs digests
+
+            return patients_with(self)
+        pairs = {(label, item.subject) for item in self.images for label in item.classes}
         counts = Counter(label for label, _ in pairs)
         return {card.name: counts[index] for index, card in enumerate(self.card.classes)}
 
@@ -126,8 +190,9 @@ def read_site(
 
     Either class subfolders of images (``FOLDER/<class>/*.png``), or ``site.toml`` that names a
     manifest (CSV or Parquet with columns path, label, subject_id and, if wanted, split), an npz
-    file with MedMNIST's keys, or a Hugging Face dataset. All of these lie in the folder itself, or
-    in the one that ``site.toml`` names as its data folder. No image is decoded yet.
+    file with MedMNIST's keys, or a Hugging Face dataset; several labels an image need one of these.
+    All of them lie in the folder itself, or in the one that ``site.toml`` names as its data folder.
+    No image is decoded yet.
 
     Parameters
     ----------
@@ -150,30 +215,52 @@ def read_site(
         One line that names the file and says how to mend it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"site folder {folder} does not exist or is no folder")
-    described = read_site_file(folder / SITE_FILE)
+    described = _described(folder)
     name = check_site_name(name or described.site.name or folder.resolve().name)
     rows, has_subjects = _read_rows(folder, described)
-    classes = sorted({row.label for row in rows}, key=_natural)
+    task, where = described.task, folder / SITE_FILE
+    classes = _classes(task, rows, where)
     index = {label: number for number, label in enumerate(classes)}
-    images = [ImageItem(r.source.path, index[r.label], r.subject, r.split, r.source) for r in rows]
+    values = tuple(mask_values(task.classes))
+    images = [
+        ImageItem(
+            *(r.source.path, _label(r, index, task), r.subject, r.split, r.source),
+            mask=None if r.mask is None else Mask(r.mask, values),
+        )
+        for r in rows
+    ]
     return Site(
         name=name,
         folder=folder,
-        card=_card(described.task, name, classes, folder / SITE_FILE),
+        card=_card(task, name, classes, where),
         images=images,
         state=Path(state) if state is not None else described.state_folder(folder),
         has_subjects=has_subjects,
     )
 
 
+def read_site_name(folder: Path) -> str:
+    """Return the name of the site of a folder, whose images are not listed for it.
+
+    Raises
+    ------
+    DataError
+        As from `read_site`.
+    """
+    return check_site_name(_described(folder).site.name or folder.resolve().name)
+
+
+def _described(folder: Path) -> SiteFile:
+    if not folder.is_dir():
+        raise DataError(f"site folder {folder} does not exist or is no folder")
+    return read_site_file(folder / SITE_FILE)
+
+
 def site_stamp(folder: Path) -> object:
     """Return a stamp of the files that describe a site: it differs when one of them changes.
 
     That is ``site.toml`` and the manifest, npz file or dataset that it names, else the class
-    subfolders, which change when images come or go. What images hold is no part of it: whatever
-    depends on that goes by their digests.
+    subfolders, which change when images come or go. Of what images hold see `opened_stamp`.
     """
     described = read_site_file(folder / SITE_FILE)
     root = described.data_folder(folder)
@@ -181,12 +268,23 @@ def site_stamp(folder: Path) -> object:
     return tuple((path, _changed(path)) for path in [folder / SITE_FILE, *paths])
 
 
-def _changed(path: Path) -> tuple[int, int]:
+def opened_stamp(site: Site) -> object:
+    """Return a stamp of the files that were opened to list a site's images and masks.
+
+    A volume says how many slices it has and a DICOM file whose image it is; one that could not be
+    read may have been mended. Nothing but digests depends on what pictures hold.
+    """
+    held = (source for item in site.images for source in item.sources)
+    paths = {source.path for source in held if not isinstance(source, Picture)}
+    return tuple((path, _changed(path)) for path in sorted(paths))
+
+
+def _changed(path: Path) -> tuple[int, int, int]:
     try:
         status = path.stat()
     except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
+        return (0, 0, 0)
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
 def _read_rows(folder: Path, described: SiteFile) -> tuple[list[Row], bool]:
@@ -197,16 +295,45 @@ def _read_rows(folder: Path, described: SiteFile) -> tuple[list[Row], bool]:
     forms = [name for name in ("manifest", "npz", "dataset") if getattr(data, name)]
     if len(forms) > 1:
         raise DataError(f"{where}: [data] names both {forms[0]} and {forms[1]}, keep one")
+    labels = described.labels
     if data.manifest:
-        return read_manifest(root, data.manifest, where, data.cut), True
-    if data.dataset:
-        return read_dataset(root, data.records, where), data.subject is not None
+        return read_manifest(root, data.manifest, where, data.cut, labels), True
+    if data.dataset and not labels.masks:
+        return read_dataset(root, data.records, where, labels), data.subject is not None
+    if labels.masks and not data.npz:
+        raise DataError(
+            f"{where}: a segmentation has masks: name a manifest with the column mask, or an npz "
+            "file with train_masks"
+        )
+    if labels.several and not data.npz:
+        raise DataError(
+            f"{where}: class subfolders give each image one label: name a manifest, npz or dataset "
+            "of the multilabel task"
+        )
     rows = (
-        read_arrays(root, data.npz, where, data.cut)
+        read_arrays(root, data.npz, where, data.cut, labels)
         if data.npz
         else read_subfolders(root, data.cut)
     )
     return rows, know_subjects(rows)
+
+
+def _classes(task: TaskTable, rows: list[Row], where: Path) -> list[str]:
+    """Return the names of the classes that images show: grades in their order, others by name."""
+    if task.objective == "segmentation":
+        return list(mask_values(task.classes).values())
+    held = {label for row in rows for label in row.labels}
+    if task.objective != "ordinal":
+        return sorted(held, key=_natural)
+    if foreign := sorted(held - set(task.order), key=_natural):
+        raise DataError(f"{where}: grade {foreign[0]} is not in [task] order: add it, or mend it")
+    return [grade for grade in task.order if grade in held]
+
+
+def _label(row: Row, index: dict[str, int], task: TaskTable) -> int | tuple[int, ...]:
+    if task.objective in ("multilabel", "segmentation"):
+        return tuple(sorted({index[label] for label in row.labels}))
+    return index[row.labels[0]]
 
 
 def _card(task: TaskTable, name: str, classes: list[str], where: Path) -> TaskCard:
@@ -218,6 +345,7 @@ def _card(task: TaskTable, name: str, classes: list[str], where: Path) -> TaskCa
             keywords=task.keywords,
             objective=task.objective,
             classes=[ClassCard(name=label, code=task.codes.get(label)) for label in classes],
+            order=task.order,
             shares_weights=task.shares_weights,
             properties=task.properties,
         )

@@ -71,7 +71,8 @@ def ask(folder: Path, data: Path | None, *, told: bool) -> Asked:
         described = None
     else:
         table = _ask_listing(data.absolute())
-        described = _ask_task(), table
+        task = _ask_task(listed=table.listed)
+        described = task, _ask_labels(table) if task.objective == "multilabel" else table
     if told:
         return Asked(data, described)
     invitation = _ask("The coordinator's invitation.json (empty: no coordinator yet)")
@@ -123,13 +124,32 @@ def _ask_listing(data: Path) -> DataTable:
         raise ConfigError(f"these answers do not fit together: {one_line(error)}") from error
 
 
-def _ask_task() -> TaskTable:
+def _ask_task(*, listed: bool) -> TaskTable:
+    """Ask what the task card says; without a listing no image has several labels."""
     name = _ask("Name of the task, such as brain tissue (empty: the site's name)")
     modality = _ask("Modality, such as MRI")
     anatomy = _ask("Anatomy, such as brain")
-    words = [word.strip() for word in _ask("Keywords, with commas").split(",")]
-    keywords = [word for word in words if word]
-    return TaskTable(name=name or None, modality=modality, anatomy=anatomy, keywords=keywords)
+    keywords = _words("Keywords, with commas")
+    values: dict[str, Any] = {"name": name or None, "modality": modality, "anatomy": anatomy}
+    several = ["multilabel"] if listed else []
+    values["objective"] = _choose(
+        "An image has one class, several labels or a grade"
+        if listed
+        else "An image has one class or a grade",
+        ["classification", *several, "ordinal"],
+        "classification",
+    )
+    if values["objective"] == "ordinal":
+        values["order"] = _words("Grades with commas, the lowest first")
+    try:
+        return TaskTable.model_validate(values | {"keywords": keywords})
+    except ValidationError as error:
+        raise ConfigError(f"these answers do not fit together: {one_line(error)}") from error
+
+
+def _ask_labels(table: DataTable) -> DataTable:
+    text = "Columns of 0 and 1, with commas (empty: names in one column labels)"
+    return table.model_copy(update={"labels": _words(text)})
 
 
 def _kinds(data: Path) -> set[str]:
@@ -138,6 +158,10 @@ def _kinds(data: Path) -> set[str]:
     except DataError:
         found = []  # the check of the data says what is wrong
     return {str(kind_of(path, Cut())) for path in islice(found, _LOOKED_AT)}
+
+
+def _words(text: str) -> list[str]:
+    return [word for part in _ask(text).split(",") if (word := part.strip())]
 
 
 def _choose(text: str, choices: list[str], default: str) -> str:

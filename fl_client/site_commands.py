@@ -16,6 +16,7 @@ from fl_client import (
 )
 from fl_client.options import JsonFile
 from protocol.files import atomic_json
+from protocol.options import Panel
 
 if TYPE_CHECKING:
     from protocol.enrolment import Enrolment
@@ -33,7 +34,7 @@ Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands ``fedprint site ...`` to the command line."""
-    app.add_typer(site, name="site")
+    app.add_typer(site, name="site", rich_help_panel=Panel.DEPLOYMENT)
 
 
 @site.command("init")
@@ -50,6 +51,9 @@ def init(
     ] = "",
     ca: Annotated[Path | None, typer.Option(help="... and its authority's certificate.")] = None,
     name: Annotated[str, typer.Option(help="Name of the site; the folder's by default.")] = "",
+    spec: Annotated[
+        str, typer.Option(help="Spec that may leave: a name, or a JSON file; lite0-private.")
+    ] = "",
     automatic: Annotated[
         bool, typer.Option("--automatic", help="Let fingerprints go without asking a person.")
     ] = False,
@@ -82,6 +86,7 @@ def init(
     from fl_client.site_init import NewSite, find_coordinator, init_site, write_settings
     from protocol.keys import key_id
     from protocol.names import check_site_name
+    from protocol.spec import load_spec
 
     name = check_site_name(name or folder.expanduser().absolute().name)
     asked = ask(folder, data, told=bool(invitation or superlink or ca))
@@ -99,6 +104,7 @@ def init(
         superlink=address,
         certificates=certificates,
         invitation=invited,
+        spec=load_spec(spec).require_ready() if spec else None,
         automatic=automatic,
         signing_key=signing_key or None,
         public_key=public_key,

@@ -18,10 +18,13 @@ from pydantic import (
 
 from fl_client.readers.cut import Cut, Plane
 from fl_client.readers.folders import find_folders
+from fl_client.readers.labels import Labels
+from fl_client.readers.masks import mask_values
 from fl_client.readers.records import Records
+from fl_client.tracking import TrackingTable
 from protocol.errors import DataError, one_line
 from protocol.names import SiteName
-from protocol.taskcard import TaskProperties
+from protocol.taskcard import Objective, TaskProperties
 
 SITE_FILE = "site.toml"
 
@@ -88,6 +91,10 @@ class TaskTable(BaseModel):
     ----------
     name, modality, anatomy, keywords, objective, shares_weights
         See `protocol.taskcard.TaskCard`.
+    order : list of str
+        All grades of an ordinal task from the lowest to the highest.
+    classes : dict
+        Of a segmentation: name of the class by the value of its pixels in the masks.
     codes : dict
         Code of a public vocabulary, by the name of the class.
     properties : TaskProperties
@@ -100,10 +107,34 @@ class TaskTable(BaseModel):
     modality: str = ""
     anatomy: str = ""
     keywords: list[str] = []
-    objective: _Name = "classification"
+    objective: Objective = "classification"
+    order: list[_Name] = []
+    classes: dict[str, _Name] = {}
     codes: dict[str, str] = {}
     properties: TaskProperties = TaskProperties()
     shares_weights: StrictBool = False
+
+    @model_validator(mode="after")
+    def _has_grades(self) -> Self:
+        if self.objective == "ordinal" and len(self.order) < 2:
+            raise ValueError(
+                'an ordinal task needs its grades from the lowest on: order = ["none", "mild", ...]'
+            )
+        if self.objective != "ordinal" and self.order:
+            raise ValueError('order belongs to objective = "ordinal"')
+        return self
+
+    @model_validator(mode="after")
+    def _has_regions(self) -> Self:
+        if self.objective == "segmentation" and not self.classes:
+            raise ValueError(
+                'a segmentation needs [task.classes]: a line such as 1 = "lesion" for each value '
+                "of the masks' pixels"
+            )
+        if self.objective != "segmentation" and self.classes:
+            raise ValueError('classes belongs to objective = "segmentation"')
+        mask_values(self.classes)
+        return self
 
 
 class DataTable(BaseModel):
@@ -115,6 +146,8 @@ class DataTable(BaseModel):
         Where the images lie; what else is named lies in it.
     manifest, npz, dataset : str or None
         What lists them, at most one of these; else class subfolders do.
+    labels : list of str
+        Of a multi-label task: columns of 0 and 1, or names of the columns of an npz file's labels.
     image, label, subject, partition, partitions
         Of a dataset, see `fl_client.readers.records.Records`.
     plane, slices, tile, mpp, level
@@ -127,6 +160,7 @@ class DataTable(BaseModel):
     manifest: _Name | None = None
     npz: _Name | None = None
     dataset: _Name | None = None
+    labels: list[_Name] = []
     image: _Name | None = None
     label: _Name | None = None
     subject: _Name | None = None
@@ -152,6 +186,11 @@ class DataTable(BaseModel):
         if self.tile is None and (self.mpp is not None or self.level is not None):
             raise ValueError("mpp and level belong to tile")
         return self
+
+    @property
+    def listed(self) -> bool:
+        """Whether something names the images and their labels: a table, arrays or a dataset."""
+        return bool(self.manifest or self.npz or self.dataset)
 
     @property
     def cut(self) -> Cut:
@@ -197,6 +236,22 @@ class SiteFile(BaseModel):
     site: SiteTable = SiteTable()
     task: TaskTable = TaskTable()
     data: DataTable = DataTable()
+    tracking: TrackingTable = TrackingTable()
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        if self.data.labels and self.task.objective != "multilabel":
+            raise ValueError('[data] labels belongs to objective = "multilabel" in [task]')
+        if len(set(self.data.labels)) < len(self.data.labels):
+            raise ValueError("[data] labels names a class twice: keep one")
+        return self
+
+    @property
+    def labels(self) -> Labels:
+        """How the listing gives labels."""
+        objective = self.task.objective
+        names, grades = tuple(self.data.labels), tuple(self.task.order)
+        return Labels(objective == "multilabel", names, objective == "segmentation", grades)
 
     def data_folder(self, folder: Path) -> Path:
         """Return where the images of the site in this folder lie."""
@@ -237,9 +292,15 @@ def read_site_file(path: Path) -> SiteFile:
 
 def _unknown(location: tuple[int | str, ...]) -> str:
     key = ".".join(str(part) for part in location)
-    tables: dict[str, type[BaseModel]] = {"site": SiteTable, "task": TaskTable, "data": DataTable}
+    tables: dict[str, type[BaseModel]] = {
+        "site": SiteTable,
+        "task": TaskTable,
+        "data": DataTable,
+        "tracking": TrackingTable,
+    }
     if location[0] not in tables:
-        return f"unknown key {key!r}; the file has the tables [site], [task] and [data]"
+        *most, last = (f"[{name}]" for name in tables)
+        return f"unknown key {key!r}; the file has the tables {', '.join(most)} and {last}"
     tables["task.properties"] = TaskProperties
     table = ".".join(str(part) for part in location[:-1])
     names = [field.alias or name for name, field in tables[table].model_fields.items()]

@@ -13,7 +13,7 @@ from fl_client.site_asking import Asked
 from fl_client.site_file import SITE_FILE, DataTable, SiteTable, TaskTable, read_site_file
 from fl_client.site_keys import SIGNING_KEY, existing_signer, make_keys
 from fl_client.site_settings import parse_address
-from fl_client.site_texts import policy_toml, site_toml
+from fl_client.site_texts import SPEC, policy_toml, site_toml
 from protocol.enrolment import (
     Enrolment,
     Invitation,
@@ -24,10 +24,14 @@ from protocol.enrolment import (
 from protocol.errors import ConfigError
 from protocol.files import atomic_json, atomic_write, create_once
 from protocol.keys import environment_passphrase, is_uri
+from protocol.spec import Spec, list_specs
 
 AUTHORITY = "ca.crt"
 POLICY = "policy.toml"
 STATE = "state"
+
+SPEC_FILE = "spec.json"
+"""The spec that the policy allows, where it is none of the shipped ones."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class NewSite:
         says.
     invitation : Invitation or None
         Kept beside the settings, for the coordinators' public keys in it.
+    spec : Spec or None
+        What may leave, instead of what a new site allows otherwise; kept beside the policy.
     automatic : bool
         Whether the release policy lets go without a person.
     signing_key : str or None
@@ -69,6 +75,7 @@ class NewSite:
     certificates: str
     described: tuple[TaskTable, DataTable] | None = None
     invitation: Invitation | None = None
+    spec: Spec | None = None
     automatic: bool = False
     signing_key: str | None = None
     public_key: Path | None = None
@@ -190,7 +197,11 @@ def _write(draft: Path, new: NewSite) -> Enrolment:
         }
     )
     atomic_write(draft / SITE_FILE, site_toml(table, *(new.described or described_in(new.data))))
-    atomic_write(draft / POLICY, policy_toml(new.name, automatic=new.automatic))
+    shipped = {known.digest: known.name for known in list_specs()}
+    specs = [SPEC] if new.spec is None else [shipped.get(new.spec.digest, new.spec.digest)]
+    atomic_write(draft / POLICY, policy_toml(new.name, automatic=new.automatic, specs=specs))
+    if new.spec is not None:
+        atomic_json(draft / SPEC_FILE, new.spec)
     atomic_write(draft / AUTHORITY, new.certificates)
     if new.invitation is not None:
         atomic_json(draft / "invitation.json", new.invitation)

@@ -86,6 +86,7 @@ _DATA = [
     ("manifest", "labels.csv", "columns path,label,subject_id[,split]: CSV or Parquet"),
     ("npz", "site.npz", "or arrays with MedMNIST's keys"),
     ("dataset", "images.hf", "or a Hugging Face dataset: its folder, or a name"),
+    ("labels", ["edema", "effusion"], "columns of 0 and 1, one a class"),
     ("image", "image", "columns of the dataset ..."),
     ("label", "label", ""),
     ("subject", "patient", ""),
@@ -148,8 +149,13 @@ def site_toml(site: SiteTable, task: TaskTable, data: DataTable) -> str:
         *[
             _line(key, getattr(data, key), note, instead=example)
             for key, example, note in _DATA
-            if key != "level" or data.level is not None
+            if (key != "level" or data.level is not None) and (key != "labels" or data.labels)
         ],
+        "",
+        "# Curves of training here, for people here; nobody elsewhere has a say in it.",
+        "[tracking]",
+        _line("logger", None, "or mlflow: what writes them", instead="tensorboard"),
+        _line("to", None, "a folder, or MLflow's URI", instead="curves"),
     ]
     return "\n".join(lines) + "\n"
 
@@ -170,7 +176,17 @@ def _task_lines(task: TaskTable) -> list[str]:
         _line("modality", task.modality or None, "", instead="MRI"),
         _line("anatomy", task.anatomy or None, "", instead="brain"),
         _line("keywords", task.keywords or None, "", instead=["brain", "tissue"]),
-        _line("objective", task.objective, ""),
+        _line(
+            "objective",
+            task.objective,
+            "or multilabel; ordinal with order = [grades, lowest first]; segmentation with classes",
+        ),
+        *([_line("order", task.order, "grades, the lowest first")] if task.order else []),
+        *(
+            [_line("classes", task.classes, "by value of the masks' pixels")]
+            if task.classes
+            else []
+        ),
         _line(
             "codes",
             task.codes or None,

@@ -83,7 +83,8 @@ class Trials:
     Raises
     ------
     DataError
-        If the site has fewer than two classes or three subjects, or no training images.
+        If the site has fewer than two classes or three subjects, no training images, or another
+        objective than one class an image.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Trials:
         batch_size: int = BATCH_SIZE,
         workers: int | None = None,
     ) -> None:
+        site.require_one_class("a search for architectures")
         self._site, self._efforts, self._device, self._seed = site, efforts, device, seed
         self.classes, splits = class_keys(site.card), split_site(site, seed)
         if len(set(self.classes)) < 2:

@@ -23,9 +23,12 @@ from fl_server.progress import Progress
 from fl_server.scores import ArmOutcome, score
 from fl_server.settings import Arm, RunSettings
 from fl_server.steps import Steps
+from fl_server.tracking import RunTracker
 from protocol.sharing import GroupPlan
+from protocol.taskcard import Objective
 from strategies.cotrain import plan_group
 from strategies.flower import strategy_maker
+from strategies.objectives import by_objective
 
 __all__ = ["ArmOutcome", "arm_groups", "is_of", "keep_scores", "plan_groups", "run_arm"]
 
@@ -36,21 +39,44 @@ FOUND: tuple[Arm, ...] = ("grouped", "planned")
 
 
 def arm_groups(
-    arm: Arm, groups: Sequence[Sequence[str]], sites: Sequence[str], seed: int
+    arm: Arm,
+    groups: Sequence[Sequence[str]],
+    sites: Sequence[str],
+    seed: int,
+    objectives: Mapping[str, Objective] | None = None,
 ) -> list[list[str]]:
-    """Return who trains with whom in an arm.
+    """Return who trains with whom in an arm; never sites of different objectives.
 
-    ``random`` deals the sites anew into groups of the same sizes as the found ones.
+    ``together`` is everybody of one objective. ``random`` deals the sites of each objective anew
+    into groups of the same sizes as the found ones.
+
+    Parameters
+    ----------
+    arm : str
+        Name of the arm.
+    groups : sequence of sequences of str
+        Found groups, each of one objective.
+    sites : sequence of str
+        All sites.
+    seed : int
+        Of the deal.
+    objectives : mapping, optional
+        By site; the same of all by default.
     """
     if arm == "alone":
         return [[site] for site in sites]
-    if arm == "together":
-        return [list(sites)]
     if arm == "grouped":
         return [list(group) for group in groups]
-    shuffled = [str(s) for s in np.random.default_rng([seed, 7]).permutation(sorted(sites))]
-    ends = np.cumsum([len(group) for group in groups])
-    return [sorted(part.tolist()) for part in np.split(np.array(shuffled), ends[:-1])]
+    parts = by_objective(objectives or dict.fromkeys(sites, "classification")).values()
+    if arm == "together":
+        return [[site for site in sites if site in part] for part in parts]
+    rng = np.random.default_rng([seed, 7])
+    dealt = []
+    for part in parts:
+        shuffled = np.array([str(site) for site in rng.permutation(part)])
+        ends = np.cumsum([len(group) for group in groups if set(group) <= set(part)])
+        dealt += [sorted(share.tolist()) for share in np.split(shuffled, ends[:-1])]
+    return dealt
 
 
 def run_arm(
@@ -63,6 +89,7 @@ def run_arm(
     *,
     journal: Journal | None = None,
     progress: Progress | None = None,
+    tracker: RunTracker | None = None,
 ) -> ArmOutcome:
     """Train one arm and score every site's model on its own validation and test data.
 
@@ -84,6 +111,8 @@ def run_arm(
         where it was, and one that had ended ends at once.
     progress : Progress, optional
         Told who is awaited, done or lost.
+    tracker : RunTracker, optional
+        Told how each group's rounds go.
     """
     started = time.monotonic()
     kept = journal.recall_outcome(arm) if journal else None
@@ -91,7 +120,7 @@ def run_arm(
         journal.clear(arm)
         return kept
     steps = Steps(exchange.nodes, settings.train_timeout, journal, progress)
-    course = Course(arm, grid, exchange, settings, steps)
+    course = Course(arm, grid, exchange, settings, steps, tracker)
     named = {f"{arm}-{number}": members for number, members in enumerate(groups, start=1)}
     outcome = ArmOutcome(plans=plan_groups(course, named))
     if alone is None:

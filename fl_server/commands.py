@@ -5,6 +5,7 @@ Heavy imports happen inside the functions, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from fl_server import server_commands, verify_commands
 from fl_server.measure_commands import Alike
 from protocol.errors import ConfigError
 from protocol.files import atomic_write
-from protocol.options import file_to_write
+from protocol.options import Panel, file_to_write
 
 RunConfig = Annotated[
     str,
@@ -35,6 +36,28 @@ PoolOption = Annotated[
         metavar="POOL",
     ),
 ]
+
+
+class Tracker(StrEnum):
+    """What may write metrics for people to watch."""
+
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+
+
+Track = Annotated[
+    Tracker | None,
+    typer.Option(
+        help="Write metrics for people to watch: the run's to OUT/state/tracking, each site's "
+        "training curves into the site's own state folder.",
+    ),
+]
+SpecOption = Annotated[
+    str,
+    typer.Option(
+        "--spec", help="Spec of the fingerprints: a name, or a JSON file.", metavar="SPEC"
+    ),
+]
 Groups = Annotated[
     Alike,
     typer.Option(
@@ -46,13 +69,20 @@ Groups = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the coordinator's commands to the command line."""
-    app.command(epilog="Example: fedprint demo --out runs/demo")(demo)
+    runs, results = Panel.RUNS, Panel.RESULTS
+    app.command(rich_help_panel=runs, epilog="Example: fedprint demo --out runs/demo")(demo)
     app.command(
-        "deployment-demo", epilog="Example: fedprint deployment-demo --out runs/deployment"
+        rich_help_panel=runs, epilog="Example: fedprint simulate hospitals/ --out runs/first"
+    )(simulate)
+    app.command(
+        rich_help_panel=runs, epilog="Example: fedprint exchange hospitals/ --out runs/exchange"
+    )(exchange)
+    app.command(
+        "deployment-demo",
+        rich_help_panel=runs,
+        epilog="Example: fedprint deployment-demo --out runs/deployment",
     )(deployment_demo)
-    app.command(epilog="Example: fedprint simulate hospitals/ --out runs/first")(simulate)
-    app.command(epilog="Example: fedprint exchange hospitals/ --out runs/exchange")(exchange)
-    app.command(epilog="Example: fedprint report runs/demo")(report)
+    app.command(rich_help_panel=results, epilog="Example: fedprint report runs/demo")(report)
     verify_commands.register(app)
     server_commands.register(app)
 
@@ -61,6 +91,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Which images the sites draw, and all training.")] = 0,
     pool: PoolOption = "",
+    track: Track = None,
     run_config: RunConfig = "",
     port: Port = 0,
     verbose: Verbose = False,
@@ -70,7 +101,10 @@ def demo(
     from fl_server.settings import ARMS
     from fl_server.simulation import check_before, run_simulation
 
-    asked, run_config = {"arms": ",".join(ARMS), **_advised_by(pool)}, f"seed={seed} {run_config}"
+    asked, run_config = (
+        {"arms": ",".join(ARMS), **_beside(pool, track)},
+        f"seed={seed} {run_config}",
+    )
     check_before(run_config, asked)
     from_scratch = out / "sites"
     typer.echo(f"writing the demo's site folders to {from_scratch}")
@@ -100,7 +134,9 @@ def deployment_demo(
 def simulate(
     sites_dir: Annotated[Path, typer.Argument(help="Folder of site folders.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    spec: SpecOption = "",
     pool: PoolOption = "",
+    track: Track = None,
     run_config: RunConfig = "",
     port: Port = 0,
     verbose: Verbose = False,
@@ -109,19 +145,24 @@ def simulate(
     """Run the main job on any folder of site folders, on Flower's simulation engine."""
     from fl_server.simulation import run_simulation
 
-    asked = _advised_by(pool)
+    asked = {**_beside(pool, track), **_by_spec(spec)}
     run_simulation(
         *(sites_dir, out, run_config), port=port, verbose=verbose, overwrite=overwrite, asked=asked
     )
 
 
-def _advised_by(pool: str) -> dict[str, str]:
-    return {"pool": pool} if pool else {}
+def _beside(pool: str, track: Tracker | None) -> dict[str, str]:
+    return {**({"pool": pool} if pool else {}), **({"track": track.value} if track else {})}
+
+
+def _by_spec(spec: str) -> dict[str, str]:
+    return {"spec": spec} if spec else {}
 
 
 def exchange(
     sites_dir: Annotated[Path, typer.Argument(help="Folder of site folders.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    spec: SpecOption = "",
     epsilon: Annotated[
         float | None, typer.Option(help="Most that one release may reveal, 2 by default.")
     ] = None,
@@ -145,7 +186,8 @@ def exchange(
     if plain and given:
         raise ConfigError("--epsilon and --delta belong to a private release: leave --plain")
     release = "plain" if plain else "private"
-    asked = {"mode": "exchange", "release": release, "groups": groups.value, **given}
+    kind = {"mode": "exchange", "release": release, "groups": groups.value}
+    asked = {**kind, **given, **_by_spec(spec)}
     run_simulation(
         *(sites_dir, out, run_config), port=port, verbose=verbose, overwrite=overwrite, asked=asked
     )

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from fl_server.exchange import Exchange
 from fl_server.settings import Arm, RunSettings
 from fl_server.steps import Steps
+from fl_server.tracking import RunTracker
 from protocol.orders import Order
 from protocol.plan import Knowledge
 from protocol.sharing import Arrays
@@ -21,13 +22,14 @@ __all__ = ["Course", "Way", "array_record", "message"]
 
 @dataclass(frozen=True)
 class Course:
-    """What every part of an arm needs."""
+    """What every part of an arm needs; without a tracker nothing is tracked."""
 
     arm: Arm
     grid: Grid
     exchange: Exchange
     settings: RunSettings
     steps: Steps
+    tracker: RunTracker | None = None
 
     @property
     def budget(self) -> int:

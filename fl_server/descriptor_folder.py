@@ -15,12 +15,11 @@ from protocol.descriptors import KINDS, Kind
 from protocol.envelope import own_key
 from protocol.errors import ConfigError, TooLarge, UnknownKey
 from protocol.keys import SSlibKey
+from protocol.signed import ENDINGS as ENDINGS
 from protocol.spec import Spec
 from protocol.verify import VerifiedRelease
 
 FOLDER = "descriptors"
-ENDINGS = ("safetensors", "dsse.json")
-"""Of the two files of a descriptor: its tensors, and the signed statement."""
 
 
 def file_name(site: str, kind: Kind, ending: str) -> str:
@@ -79,14 +78,16 @@ def read_descriptors(
     return found
 
 
-def _read(
-    folder: Path, site: str, kind: Kind, release: VerifiedRelease, spec: Spec
+def open_descriptor(
+    site: str, kind: Kind, payload: bytes, envelope: bytes, release: VerifiedRelease, spec: Spec
 ) -> VerifiedDescriptor:
-    limits = (largest(kind, spec, release), ENVELOPE_LIMIT)
-    payload, envelope = (
-        read_limited(folder / FOLDER / file_name(site, kind, ending), limit)
-        for ending, limit in zip(ENDINGS, limits, strict=True)
-    )
+    """Verify a descriptor that is signed with the key of its site's fingerprint.
+
+    Raises
+    ------
+    VerificationError
+        When it is not in order, or signed with another key.
+    """
     key = own_key(envelope)
 
     def find(_key_id: str) -> SSlibKey:
@@ -95,6 +96,17 @@ def _read(
         return key
 
     return verify_descriptor(payload, envelope, kind, release, spec, find)
+
+
+def _read(
+    folder: Path, site: str, kind: Kind, release: VerifiedRelease, spec: Spec
+) -> VerifiedDescriptor:
+    limits = (largest(kind, spec, release), ENVELOPE_LIMIT)
+    payload, envelope = (
+        read_limited(folder / FOLDER / file_name(site, kind, ending), limit)
+        for ending, limit in zip(ENDINGS, limits, strict=True)
+    )
+    return open_descriptor(site, kind, payload, envelope, release, spec)
 
 
 def read_limited(path: Path, limit: int) -> bytes:

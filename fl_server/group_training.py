@@ -48,6 +48,7 @@ def train_groups(
     nodes = course.exchange.nodes
     site_of = {node: site for site, node in nodes.items()}
     course.steps.phase(f"train {course.arm}", [s for plan in plans.values() for s in plan.sites])
+    trackers = {name: course.tracker.group(name) for name in plans} if course.tracker else {}
 
     def job(group_grid: GroupGrid, group: str) -> tuple[GroupGrid, ArmOutcome]:
         try:
@@ -64,9 +65,11 @@ def train_groups(
         job,
         _with_factors(plans, alone.examples, site_of),
         {node: alone.examples.get(site, 0) for node, site in site_of.items()},
-        lambda group: GroupRounds(group, course.steps),
+        lambda group: GroupRounds(group, course.steps, trackers.get(group)),
         course.settings.train_timeout,
     )
+    for tracker in trackers.values():
+        tracker.close()
     for group_grid, result in results.values():
         outcome.scores |= result.scores
         outcome.examples |= result.examples

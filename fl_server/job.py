@@ -26,7 +26,9 @@ from fl_server.scoring import collect_scores, require_scorable
 from fl_server.settings import RunSettings
 from fl_server.suspects import note_suspicions
 from fl_server.tasks import tasks_of
+from fl_server.tracking import check_tracking
 from fl_server.train_arms import Revoked, train_arms
+from fl_server.weights_out import write_models
 from fl_server.witness import answers_of, enter, show_log
 from protocol.errors import FedprintError
 from protocol.files import atomic_json, atomic_write, sha256_hex
@@ -65,12 +67,13 @@ def run(
     Raises
     ------
     ConfigError
-        If the pool cannot be used, or models shall be scored that nobody trains.
+        If the pool or tracking cannot be used, or models shall be scored that nobody trains.
     FedprintError
         If fewer sites than the quorum pass verification.
     """
     out = Path(settings.out)
     check_pool(settings)
+    check_tracking(settings)
     require_scorable(settings)
     with run_state(out, settings, name) as state:
         if state.resumed:
@@ -215,5 +218,6 @@ def _finish(
     answers = answers_of(exchange.log)
     file = run_file(exchange, settings, seconds, state.started, ended, answers)
     atomic_json(out / "run.json", file)
+    write_models(out)
     write_report(out)
     write_log(out, exchange)

@@ -11,6 +11,7 @@ import typer
 from fl_server.tables import show_table
 from protocol.errors import ConfigError
 from protocol.files import atomic_json
+from protocol.options import Panel
 
 if TYPE_CHECKING:
     from fl_server.replay_data import ReplayData
@@ -34,9 +35,10 @@ class HoldOut(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command(epilog="Example: fedprint replay --data benchmarks/replay/dev --json replay.json")(
-        replay
-    )
+    app.command(
+        rich_help_panel=Panel.KNOWLEDGE,
+        epilog="Example: fedprint replay --data benchmarks/replay/dev --json replay.json",
+    )(replay)
 
 
 def replay(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from fl_server.report_evidence import grounds
 from fl_server.report_figures import ARM_COLOURS, bars, dendrogram, timings
 from fl_server.report_heatmap import heatmap
 from fl_server.report_numbers import ARMS, Paired, arm_means, comparisons
+from fl_server.report_objectives import guessed, objectives_of, own_scores
 from fl_server.report_plans import plans_headline, plans_of, tried_rows
 from fl_server.report_privacy import doubts, privacy_headline, privacy_rows
 from fl_server.report_shapes import Figure
@@ -69,11 +71,13 @@ def render(data: RunData) -> str:
     str
         The page.
     """
-    return (
-        environment()
-        .get_template(TEMPLATE.name)
-        .render(page_context(data), standalone=True, links={})
-    )
+    return _template(find_template()).render(page_context(data), standalone=True, links={})
+
+
+@functools.cache
+def _template(path: Path) -> jinja2.Template:
+    """Compile a template and what it includes once a process: that takes longer than a page."""
+    return environment().get_template(path.name)
 
 
 def environment() -> jinja2.Environment:
@@ -135,6 +139,8 @@ def page_context(data: RunData) -> dict[str, Any]:
         "best": {site: _best(outcome) for site, outcome in metrics.items()},
         "means": arm_means(metrics.values()),
         "group_means": _group_means(data, metrics),
+        "objective": objectives_of(data),
+        "own_scores": {group.name: own_scores(metrics, group.sites) for group in groups},
         "comparisons": comparisons(list(metrics.values())),
         "headline": _headline(data, list(metrics.values())),
         "plans": plans_of(data),
@@ -265,7 +271,7 @@ def _lost(data: RunData) -> list[LeftOut]:
 def _chance(data: RunData) -> dict[str, float]:
     """Return the balanced accuracy of guessing, where the card lists the classes."""
     return {
-        site: 1 / len(release.verified.card.classes)
+        site: guessed(release.verified.card)
         for site, release in data.releases.items()
         if release.verified is not None and release.verified.card.classes
     }

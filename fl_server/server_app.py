@@ -9,8 +9,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fl_server.asking import is_deployment
 from fl_server.coordinator import Coordinator, open_coordinator
-from fl_server.exchange import is_deployment
 from fl_server.job import run
 from fl_server.late import join_late
 from fl_server.pool_after import located

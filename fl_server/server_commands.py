@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_server import status_commands
+from fl_server import handing_on_commands, status_commands
 from fl_server.dashboard import command as dashboard_command
+from protocol.options import Panel
 
 if TYPE_CHECKING:
     from fl_server.enrolling import Change
@@ -44,8 +45,9 @@ def register(app: typer.Typer) -> None:
         "then, at the first coordinator: fedprint server sign /srv/fl pending.dsse.json"
     )(sign)
     status_commands.add(server)
+    handing_on_commands.add(server)
     dashboard_command.add(server)
-    app.add_typer(server, name="server")
+    app.add_typer(server, name="server", rich_help_panel=Panel.DEPLOYMENT)
 
 
 def init(

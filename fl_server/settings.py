@@ -33,7 +33,7 @@ SPECS = {"plain": "lite0-100", "private": "lite0-private"}
 FREE = (
     *("mode", "min_sites", "quorum", "device", "out", "server_dir", "sites_dir"),
     *("timeout", "connect_timeout", "exchange_timeout", "train_timeout", "await_approval"),
-    "pool",
+    *("pool", "track"),
 )
 """Settings that may differ when a run is resumed: none of them changes what it computes."""
 IF_ASKED = ("descriptors", "scores")
@@ -91,6 +91,9 @@ class RunSettings(BaseModel):
         The same for one kind of phase; 0 means `timeout`, and is replaced by it.
     await_approval : float
         Seconds to wait for people at the sites to approve a release; 0 goes on without them.
+    track : str
+        ``tensorboard`` or ``mlflow``: write metrics for people to watch, see `fl_server.tracking`.
+        The sites of a simulation do the same; deployed ones go by their own ``site.toml``.
     pool : str
         Knowledge pool that advises the run and takes it in when it is finished: a SQLite file, or
         a PostgreSQL URL, whose password is better in ``PGPASSWORD`` or ``~/.pgpass``: command lines
@@ -136,6 +139,7 @@ class RunSettings(BaseModel):
     exchange_timeout: float = Field(0.0, ge=0, allow_inf_nan=False)
     train_timeout: float = Field(0.0, ge=0, allow_inf_nan=False)
     await_approval: float = Field(0.0, ge=0, allow_inf_nan=False)
+    track: Literal["", "tensorboard", "mlflow"] = ""
     pool: str = Field("", exclude=True)  # its URL may hold a password: no file of the run has it
 
     @field_validator("arms", "scenarios", "descriptors", mode="before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -14,6 +15,9 @@ from fl_server.progress import Progress
 from fl_server.scores import Answer
 from protocol.errors import FedprintError
 from strategies.members import Loss, Round
+
+if TYPE_CHECKING:
+    from fl_server.tracking import GroupTracker
 
 Check = Callable[[RecordDict], RecordDict]
 
@@ -151,10 +155,12 @@ class GroupRounds:
         Name of the group.
     steps : Steps
         Names of the nodes, the journal, and who is told.
+    tracker : GroupTracker, optional
+        Told of every round that was not kept before.
     """
 
-    def __init__(self, group: str, steps: Steps) -> None:
-        self._group, self._steps = group, steps
+    def __init__(self, group: str, steps: Steps, tracker: GroupTracker | None = None) -> None:
+        self._group, self._steps, self._tracker = group, steps, tracker
         self._site_of = {node: site for site, node in steps.nodes.items()}
         self._out: set[str] = set()
 
@@ -180,6 +186,8 @@ class GroupRounds:
                 {self._site_of[node]: content for node, content in ended.replies.items()},
                 [(self._site_of[loss.node], loss.why, loss.for_good) for loss in ended.losses],
             )
+        if self._tracker:
+            self._tracker.round(number, ended)
         self._tell(number, ended)
 
     def _tell(self, number: int, ended: Round, note: str = "") -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from fl_server.advising import adviser
@@ -20,8 +22,10 @@ from fl_server.runstate import RunState
 from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
 from fl_server.steps import Steps
+from fl_server.tracking import RunTracker, run_tracker
 from protocol.errors import FedprintError, VerificationError
 from protocol.statement import utc_now
+from strategies.objectives import UNTRAINED
 
 __all__ = ["Revoked", "check_trust", "train_arms"]
 
@@ -42,23 +46,33 @@ def train_arms(
 ) -> dict[str, ArmOutcome]:
     """Train the arms that a run compares, one after the other, and keep the models of groups.
 
+    Sites whose objective is not trained here take no part, and so get no scores.
+
     Raises
     ------
     Revoked
         Before an arm begins, if a site's key is not good any more.
     """
     journal = state.journal(decision.names)
+    if settings.arms:
+        exchange, decision = _to_train(exchange, decision)
+        if not decision.names:
+            return {}
+    tracker = run_tracker(settings, state.folder, state.run)
     outcomes: dict[str, ArmOutcome] = {}
     groups = [group.sites for group in decision.groups.groups]
+    cards = {site: release.verified.card for site, release in exchange.releases.items()}
+    objectives = {site: cards[site].objective for site in decision.names}
     for arm in settings.arms:
         if coordinator is not None:
             check_trust(exchange, coordinator)
         if arm == "planned":
             outcomes[arm] = _train_planned(
-                grid, settings, state, exchange, decision, outcomes, journal
+                grid, settings, state, exchange, decision, outcomes, journal, tracker
             )
+            _end_arm(arm, outcomes[arm], state, tracker)
             continue
-        who = arm_groups(arm, groups, decision.names, settings.seed)
+        who = arm_groups(arm, groups, decision.names, settings.seed, objectives)
         log.info("training: %s (%d groups)", arm, len(who))
         outcomes[arm] = run_arm(
             arm,
@@ -69,9 +83,29 @@ def train_arms(
             outcomes.get("alone"),
             journal=journal,
             progress=state.progress,
+            tracker=tracker,
         )
-        _end_arm(arm, outcomes[arm], state)
+        _end_arm(arm, outcomes[arm], state, tracker)
     return outcomes
+
+
+def _to_train(exchange: Exchange, decision: Decision) -> tuple[Exchange, Decision]:
+    """Leave out, and say so, the sites whose objective is not trained."""
+    told = {site: release.verified.card.objective for site, release in exchange.releases.items()}
+    left = [site for site in decision.names if told[site] in UNTRAINED]
+    if not left:
+        return exchange, decision
+    log.info("not trained, for their task is a segmentation: %s", ", ".join(left))
+    groups = [group for group in decision.groups.groups if not set(left) & set(group.sites)]
+    releases = {site: each for site, each in exchange.releases.items() if site not in left}
+    kept = [place for place, site in enumerate(decision.names) if site not in left]
+    among = replace(
+        decision,
+        names=[decision.names[place] for place in kept],
+        distances=decision.distances[np.ix_(kept, kept)],
+        groups=decision.groups.model_copy(update={"groups": groups}),
+    )
+    return replace(exchange, releases=releases), among
 
 
 def _train_planned(
@@ -82,6 +116,7 @@ def _train_planned(
     decision: Decision,
     outcomes: dict[str, ArmOutcome],
     journal: Journal,
+    tracker: RunTracker | None,
 ) -> ArmOutcome:
     """Ask for advice, say what is going to be tried, then try, plan and train."""
     log.info("trying what may serve each group, and training it by its plan")
@@ -90,15 +125,15 @@ def _train_planned(
         state.folder, exchange, decision, advice, settings.scenarios, settings.shots
     )
     steps = Steps(exchange.nodes, settings.train_timeout, journal, state.progress)
-    course = Course("planned", grid, exchange, settings, steps)
-    outcome = run_planned(decision.groups.groups, course, outcomes, advice, state.folder)
-    _end_arm("planned", outcome, state)
-    return outcome
+    course = Course("planned", grid, exchange, settings, steps, tracker)
+    return run_planned(decision.groups.groups, course, outcomes, advice, state.folder)
 
 
-def _end_arm(arm: str, outcome: ArmOutcome, state: RunState) -> None:
+def _end_arm(arm: str, outcome: ArmOutcome, state: RunState, tracker: RunTracker | None) -> None:
     """Tell what an arm came to, and keep the models of its groups."""
     _tell_arm(arm, outcome)
+    if tracker:
+        tracker.arm(arm, outcome)
     for name, arrays in outcome.models.items():
         save_model(state.folder / "models" / f"{name}.safetensors", arrays)
 

@@ -16,7 +16,7 @@ AS_IN_THE_RUN = "as in the run"
 """What a group is said to choose where no shot did better."""
 DECISIVE = "val_auroc"
 """What decides. Balanced accuracy has few steps on a dozen images: its gain on validation data
-hardly goes with that on test data, the gain in AUROC does (docs/plans.md)."""
+hardly goes with that on test data, the gain in AUROC does (docs/explanation/plans.md)."""
 METRICS = ("balanced_accuracy", "auroc", "loss")
 SCORES = tuple(f"{split}_{metric}" for split in ("val", "test") for metric in METRICS)
 

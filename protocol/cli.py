@@ -15,13 +15,14 @@ from click.exceptions import Abort, ClickException, NoArgsIsHelpError
 
 from protocol.errors import FedprintError
 from protocol.names import printable
+from protocol.options import Panel
 
 GROUP = "fedprint.commands"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def build_app() -> typer.Typer:
-    """Return the application with the commands of every installed entry point, by name."""
+    """Return the application with the commands of every installed entry point."""
     app = typer.Typer(
         name="fedprint",
         help="Task fingerprints for Flower: find who to train with before training together.",
@@ -32,9 +33,17 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=app.info.help)(_global_options)
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    # backwards: the commands of a site come before those that work on what sites released
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name, reverse=True):
         entry.load()(app)
+    app.registered_commands.sort(key=lambda command: _place(command.rich_help_panel))
     return app
+
+
+def _place(panel: object) -> int:
+    """Return where a panel of commands stands in the help; those of other packages come last."""
+    panels = [*Panel]
+    return panels.index(panel) if panel in panels else len(panels)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -153,8 +153,11 @@ def load_private_key(path: Path | str, passphrase: bytes | str | None = None) ->
             f"pip install bcrypt): {error}"
         ) from error
     except (TypeError, ValueError) as error:
-        # OpenSSH files only have a checksum by which a wrong passphrase shows
-        if any(word in str(error).lower() for word in ("password", "decrypt", "checksum")):
+        # OpenSSH files only have a checksum by which a wrong passphrase shows; of PEM files one
+        # wrong passphrase in 256 gives well padded rubbish
+        rubbish = secret is not None and b"ENCRYPTED" in data
+        said = str(error).lower()
+        if rubbish or any(word in said for word in ("password", "decrypt", "checksum")):
             raise ConfigError(
                 f"key file {path} cannot be opened with this passphrase: give the right one "
                 f"in {PASSPHRASE}, or none when it is not encrypted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated
 
@@ -36,6 +37,12 @@ def printable(text: str, limit: int = 2000) -> str:
     """Return a text in one line, without signs that would steer a terminal, and not too long."""
     shown = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def slug(*parts: str) -> str:
+    """Return texts from elsewhere as one file name that differs wherever they do."""
+    shown = "-".join(re.sub(r"[^A-Za-z0-9_]+", "-", part)[:60].strip("-") for part in parts)
+    return f"{shown}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:8]}"
 
 
 def _checked(name: str) -> str:

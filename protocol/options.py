@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 
 import typer
 
 from protocol.errors import ConfigError
+
+
+class Panel(StrEnum):
+    """Where ``fedprint --help`` lists a command, in this order; `cli.build_app` sorts by it."""
+
+    RUNS = "Whole runs"
+    STEPS = "Step by step"
+    RESULTS = "What came of a run"
+    DEPLOYMENT = "Between hospitals"
+    KNOWLEDGE = "Knowledge and measures"
 
 
 def file_to_write(param: typer.CallbackParam, path: Path | None) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,6 +85,8 @@ def from_recipes_request(content: RecordDict) -> RecipesRequest:
     size = get(content, "size", int)
     if not 0 < len(names) <= MOST_RECIPES or not 0 <= size <= 4096:
         raise MalformedMessage(f"nobody asks for {len(names)} recipes of {size} pixels")
+    if window is not None and not -math.inf < window[0] < window[1] < math.inf:
+        raise MalformedMessage(f"nobody asks for recipes with the window {window}")
     return RecipesRequest(get(content, "run", str), names, size, window)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
@@ -136,12 +137,18 @@ def from_release_request(content: RecordDict) -> ReleaseRequest:
     MalformedMessage, ConfigError
         When it is none, or its spec or its terms are not valid.
     """
-    spec = parse_spec(get(content, "spec", str), "the requested spec")
+    spec = _requested_spec(get(content, "spec", str))
     try:
         terms = AskedTerms.model_validate_json(get(content, "terms", str), strict=True)
     except ValidationError as error:
         raise MalformedMessage(f"unusable terms of a release: {one_line(error)}") from None
     return ReleaseRequest(get(content, "run", str), get(content, "nonce", str), spec, terms)
+
+
+@lru_cache(maxsize=2)
+def _requested_spec(text: str) -> Spec:
+    """Read a spec once a process: all sites of a simulation are asked for the same."""
+    return parse_spec(text, "the requested spec")
 
 
 def to_reply(site: str, payload: bytes, release: bytes, binding: bytes) -> RecordDict:

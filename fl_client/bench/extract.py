@@ -198,12 +198,12 @@ class _Bench:
 
         def alone() -> None:
             for _ in range(images // size):
-                network(views)
+                network(views, size)
             self._wait()
 
         def side_by_side() -> None:
             with ThreadPoolExecutor(threads, "", torch.set_num_threads, (1,)) as pool:
-                list(pool.map(lambda _: network(views), range(images // size)))
+                list(pool.map(lambda _: network(views, size), range(images // size)))
             torch.set_num_threads(threads)
 
         return side_by_side if self.device.type == "cpu" else alone

@@ -54,6 +54,7 @@ def make_app(sources: Sources, names: Iterable[str] = ("localhost",), token: str
     pool_pages.add(app, sources, pages.show)
     app.exception_handler(FedprintError)(pages.complain)
     app.exception_handler(HTTPException)(pages.nothing)
+    app.exception_handler(Exception)(pages.fail)
     return Guard(app, names, token)
 
 
@@ -158,6 +159,14 @@ class Pages:
         """Say in a page what is wrong."""
         status = 404 if isinstance(error, NotFound) else 500
         return self.show("message", status, title="This cannot be shown", words=str(error))
+
+    def fail(self, _: Request, error: Exception) -> Response:
+        """Say that a page could not be made; the server prints why."""
+        words = (
+            f"This page could not be made ({type(error).__name__}): the files of the run may not "
+            "go together, see fedprint verify. The terminal of the dashboard says more."
+        )
+        return self.show("message", 500, title="This cannot be shown", words=words)
 
     def nothing(self, _: Request, error: Exception) -> Response:
         """Say that there is no such page."""

@@ -115,10 +115,14 @@ class Guard:
 
 
 def host_name(host: str) -> str:
-    """Return a ``Host`` header's name or address, without port and brackets, in lower case."""
+    """Return a ``Host`` header's name or address, without port and brackets, in lower case.
+
+    Of brackets with anything but a port behind them nothing is left: no such host is known.
+    """
     host = host.strip().lower()
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        address, closed, port = host[1:].partition("]")
+        return address if closed and (not port or port.startswith(":")) else ""
     return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 

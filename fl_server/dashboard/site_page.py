@@ -8,6 +8,7 @@ from typing import Any
 
 from fl_server.dashboard.runs import Run, read_file
 from fl_server.report_numbers import ARMS
+from fl_server.report_objectives import OWN
 from protocol.names import printable
 from protocol.runfiles import LedgerFile, RecommendationsFile, Shot
 from strategies.advice_words import likely
@@ -18,6 +19,7 @@ SCORES = {
     "test_auroc": "test AUROC",
     "val_balanced_accuracy": "validation accuracy",
     "val_auroc": "validation AUROC",
+    **OWN,
 }
 
 
@@ -43,6 +45,8 @@ def site_context(run: Run, site: str) -> dict[str, Any]:
     group = shared["group_of"][site]
     plans = data.plans.plans if data.plans else []
     outcome = shared["metrics"].get(site)
+    scores = _scores((outcome.model_extra or {}).get("scores", {}) if outcome else {})
+    held = {name for own in scores.values() for name in own}
     return {
         "site": site,
         "group": group,
@@ -53,8 +57,10 @@ def site_context(run: Run, site: str) -> dict[str, Any]:
         "plan": next((plan for plan in plans if plan.group == group and site in plan.sites), None),
         "refusal": (data.plans.refused if data.plans else {}).get(site, ""),
         "outcome": outcome,
-        "scores": _scores((outcome.model_extra or {}).get("scores", {}) if outcome else {}),
-        "score_names": SCORES,
+        "scores": scores,
+        "score_names": {
+            name: label for name, label in SCORES.items() if name in held or name not in OWN
+        },
         "ledger": ledger.sites.get(site) if ledger else None,
         "checkpoint": data.run.checkpoints.get(site),
     }

@@ -51,8 +51,6 @@ def trained_weights(evidence: Evidence, ids: Mapping[str, str]) -> Iterator[Trai
     said = evidence.model("metrics.json", MetricsFile).model_extra or {}
     for arm in ARMS:
         for group in group_plans(said, arm):
-            if not re.fullmatch(rf"{arm}-\d{{1,6}}", group.group):  # it becomes part of a path
-                raise Broken("metrics.json", f"names a group {printable(group.group, 80)}")
             name = f"models/{group.group}.safetensors"
             if not (evidence.run / name).exists() or not _agreed(evidence, group, ids):
                 continue
@@ -76,9 +74,13 @@ def put_weights(pool: Pool, session: Session, weights: Trained, tally: Tally) ->
 def group_plans(said: Mapping[str, Any], arm: str) -> list[GroupPlan]:
     """Return who trained together in an arm, from what else metrics.json says."""
     try:
-        return [GroupPlan.model_validate(plan) for plan in said.get("plans", {}).get(arm, [])]
+        plans = [GroupPlan.model_validate(plan) for plan in said.get("plans", {}).get(arm, [])]
     except (ValidationError, AttributeError, TypeError):
         raise Broken("metrics.json", "does not say properly who trained together") from None
+    for plan in plans:
+        if not re.fullmatch(rf"{arm}-\d{{1,6}}", plan.group):  # it becomes part of a path
+            raise Broken("metrics.json", f"names a group {printable(plan.group, 80)}")
+    return plans
 
 
 def _agreed(evidence: Evidence, group: GroupPlan, ids: Mapping[str, str]) -> bool:
