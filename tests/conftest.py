@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gc
+import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +26,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if f"mark.{first}" in collection_path.read_text() else True
 
 
+def pytest_configure() -> None:
+    """Look for no garbage while modules are imported: they make none."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Never look through what was imported again: Flower collects garbage with every message."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let go of everything in the end, else libraries report leaks."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's own key and Flower settings out of the tests."""
@@ -31,6 +50,25 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CONFIG_HOME", str(home))
         patch.setenv("FLWR_HOME", str(home / "flwr"))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frugal() -> Iterator[None]:
+    """Spend no time that shows nothing.
+
+    Each of Ray's workers imports torch for seconds, so a simulation gets one of them unless its
+    test says otherwise. Nobody pulls the plug here, so nothing waits for the disk; tests of that
+    count the calls.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*ray_workers(1))
+        patch.setattr(os, "fsync", lambda _handle: None)
+        yield
+
+
+def ray_workers(number: int) -> tuple[str, str]:
+    """Return the environment variable, and its value, that says how many workers Ray starts."""
+    return "RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": number})
 
 
 def digits(classes: tuple[int, ...], each: int, first: int = 0) -> Images:

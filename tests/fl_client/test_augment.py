@@ -22,7 +22,7 @@ def images(folder: Path, spec: Spec, seed: int | None = None) -> SiteImages:
         if seed is None
         else training_augmentation(spec.preprocess, seed)
     )
-    return SiteImages(site.images, spec, view)
+    return SiteImages(site.images, site.labels, spec, view)
 
 
 def test_evaluation_sees_the_specs_own_view(tmp_path: Path, spec: Spec) -> None:

@@ -13,7 +13,7 @@ from fixtures_readers import write_nifti
 from fixtures_sites import tiny_spec, write_classes
 from typer.testing import CliRunner, Result
 
-import fl_client.commands as commands
+import fl_client.fingerprint_folder as fingerprint_folder
 from fl_client.commands import register
 from fl_client.spec_commands import spec_json
 from protocol.errors import ConfigError, DataError, FedprintError, SpecMismatch
@@ -123,7 +123,8 @@ def test_options_of_a_private_fingerprint(tmp_path: Path, spec_file: Path) -> No
     site, out = write_classes(tmp_path / "north", {"a": 3}), tmp_path / "prints"
     words = ("fingerprint", site, "--spec", spec_file, "--out", out, "--device", "cpu")
     assert fails(ConfigError, *words, "--epsilon", 1) == (
-        "--epsilon, --delta, --cap and --budget belong to --private: give it"
+        "epsilon, delta, cap and budget belong to a private fingerprint: give --private, in "
+        "Python private=True"
     )
     message = fails(ConfigError, *words, "--private", "--epsilon", 1000)
     assert message == "private release: epsilon: Input should be less than or equal to 100"
@@ -163,14 +164,14 @@ def test_nothing_half_written(
     )
     assert list(out.iterdir()) == []
     (site / "a" / "bad.png").unlink()
-    write = commands.atomic_write
+    write = fingerprint_folder.atomic_write
 
     def full(path: Path, data: bytes) -> None:
         if path.name.endswith(".dsse.json"):
             raise OSError(28, "No space left on device")
         write(path, data)
 
-    monkeypatch.setattr(commands, "atomic_write", full)
+    monkeypatch.setattr(fingerprint_folder, "atomic_write", full)
     result = run("fingerprint", site, "--spec", spec_file, "--out", out, "--device", "cpu")
     assert isinstance(result.exception, OSError)
     assert list(out.iterdir()) == []
@@ -236,7 +237,14 @@ def test_a_spec_with_a_window_reads_volumes(tmp_path: Path, spec: Spec) -> None:
     assert "the spec has no window for them" in fails(DataError, *words)
     result = run(*words, "--window", -160, 240)
     assert result.exit_code == 0, result.output
-    assert load_spec(tmp_path / "ct.json").preprocess.window == (-160, 240)
+    made = load_spec(tmp_path / "ct.json")
+    assert made.preprocess.window == (-160, 240)
+    assert made.calibration is not None
+    assert made.calibration.count == 24
+    cut = ["--plane", "sagittal", "--slices", 20]
+    assert "calibrated on 20 images" in run(*words, "--window", -160, 240, *cut).output
+    sagittal = load_spec(tmp_path / "ct.json")
+    assert sagittal.lower != made.lower
 
 
 def test_commands_of_a_projected_spec(tmp_path: Path, spec: Spec) -> None:

@@ -286,7 +286,7 @@ def test_images_that_are_there_twice(north: SiteSettings) -> None:
     found = look(north, *LABEL_CHECKS)
     assert set(found) == {"duplicate-images"}
     assert found["duplicate-images"].found == (
-        "1 images are there twice where training and test data may share them: "
+        "one image is there twice where training and test data may share them: "
         "grey/000.png = grey/again.png"
     )
     shutil.copy(north.data / "grey" / "001.png", north.data / "white" / "again.png")

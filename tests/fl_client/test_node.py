@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fixtures_readers import write_nifti
 from fixtures_sites import write_classes
 from flwr.app import Context, RecordDict
 
@@ -14,9 +16,11 @@ from fl_client.node import (
     current_site,
     list_site_folders,
     node_name,
+    site_name,
     site_recipient,
     site_signer,
 )
+from fl_client.readers.source import Unreadable
 from protocol.errors import ConfigError, DataError
 from protocol.files import sha256_hex
 from protocol.keys import PASSPHRASE, generate_key, public_pem, save_private_key
@@ -90,6 +94,34 @@ def test_sites_are_dealt_out_by_name(tmp_path: Path) -> None:
         current_site(context(run_config, partition_id=2))
     with pytest.raises(ConfigError, match="no site folder: start the SuperNode with"):
         current_site(context())
+
+
+def test_a_volume_that_is_overwritten_in_place_is_read_again(tmp_path: Path) -> None:
+    volume = tmp_path / "north" / "a" / "1.nii"
+    write_nifti(volume, np.zeros((4, 6, 8), np.uint8))
+    own = context(site=str(tmp_path / "north"))
+    site = current_site(own)
+    assert len(site.images) == 8
+    assert current_site(own) is site
+    times = volume.stat()
+    write_nifti(volume, np.zeros((4, 8, 6), np.uint8))  # as many bytes, in the same folder
+    os.utime(volume, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert len(current_site(own).images) == 6
+    volume.write_bytes(b"damaged")
+    assert [type(item.held) for item in current_site(own).images] == [Unreadable]
+
+
+def test_a_site_is_named_without_listing_its_images(tmp_path: Path) -> None:
+    named = tmp_path / "folder"
+    named.mkdir()
+    own = context(site=str(named))
+    assert site_name(own) == "folder"
+    (named / "site.toml").write_text('[site]\nname = "north"\n[data]\nnpz = "missing.npz"\n')
+    assert site_name(own) == "north"
+    with pytest.raises(DataError, match=r"missing\.npz"):
+        current_site(own)
+    with pytest.raises(DataError, match=r"site folder .* does not exist or is no folder"):
+        site_name(context(site=str(tmp_path / "none")))
 
 
 def test_whom_releases_go_to(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from flwr.app import RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_client import client_app
+from fl_client.final_model import final_folder
 from fl_client.history import History
 from fl_client.models import RunModels
 from fl_client.plans import Plans
@@ -24,6 +25,7 @@ from protocol.errors import DigestMismatch
 from protocol.experiment import Policy
 from protocol.files import sha256_hex
 from protocol.keys import generate_key, key_pem, public_pem, signer
+from protocol.model_card import CARD
 from protocol.plan import Knowledge, Plan, Start, sign_plan
 from protocol.plan_records import (
     RecipesRequest,
@@ -133,9 +135,10 @@ def test_from_recipes_over_trials_and_a_plan_to_the_planned_model(folder: Path, 
     judged = scores(ask(folder, "train.alone", by_itself, body))
     assert judged["keeps-group"] in (0, 1)
     assert {name: judged[name] for name in found} == found  # the same training as was tried
-    kept = RunModels(read_site(folder), "run-1", "final").load("model")
+    site = read_site(folder)
     arm = "planned" if judged["keeps-group"] else "alone"
-    assert kept.keys() == RunModels(read_site(folder), "run-1", arm).load("model").keys()
+    models = RunModels(site, "run-1", arm)
+    assert (final_folder(site, "run-1") / CARD).read_text() == models.load_card()
     assert decisions(folder) == [
         ("", "released", ""),
         ("alone", "training", ""),

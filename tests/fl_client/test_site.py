@@ -130,6 +130,16 @@ def test_bad_folders(tmp_path: Path) -> None:
     assert fails(tmp_path).startswith("image SITE/1.png lies in no class subfolder")
 
 
+def test_a_folder_of_sites_is_no_site(tmp_path: Path) -> None:
+    for name in ("south", "north"):
+        write_classes(tmp_path / name, {"a": 1, "b": 1})
+    (tmp_path / "north" / "site.toml").touch()
+    assert fails(tmp_path) == (
+        "SITE holds sites, not classes: north has a site.toml of its own; give one site, such as "
+        "SITE/north"
+    )
+
+
 def test_data_that_lie_elsewhere(tmp_path: Path) -> None:
     data = write_classes(tmp_path / "images", {"a": 2, "b": 1})
     (tmp_path / "rows.csv").write_text("never read")
@@ -235,7 +245,15 @@ def test_npz(tmp_path: Path) -> None:
         ),
         (
             {"train_images": np.zeros((2, 4, 4)), "train_labels": np.array([0, np.nan])},
-            "train_labels holds NaN or fractions",
+            "train_labels holds NaN, infinity or fractions",
+        ),
+        (
+            {"train_images": np.zeros((2, 4, 4)), "train_labels": np.array([0, np.inf])},
+            "train_labels holds NaN, infinity or fractions: mend them",
+        ),
+        (
+            {"train_images": np.zeros((2, 4, 4)), "train_labels": np.array([0, 1e300])},
+            "train_labels holds NaN, infinity or fractions: mend them",
         ),
         (
             {"train_images": np.zeros((2, 4, 4)), "train_labels": np.array([None, 1])},

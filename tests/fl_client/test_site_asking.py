@@ -53,6 +53,8 @@ def test_a_folder_of_volumes_without_a_coordinator(tmp_path: Path) -> None:
         "MRI",
         "brain",
         "brain, lesion",
+        "ordinal",
+        "well, ill",
         "",
     )
     assert code == 0, shown
@@ -62,11 +64,12 @@ def test_a_folder_of_volumes_without_a_coordinator(tmp_path: Path) -> None:
     site = read_site(tmp_path / "site")
     assert (site.card.name, site.card.modality) == ("white matter lesions", "MRI")
     assert site.card.keywords == ["brain", "lesion"]
+    assert site.card.order == ["well", "ill"]
     assert [item.held.place for item in site.images] == ["coronal 1", "coronal 3"] * 2
     with pytest.raises(SystemExit) as ended:
         main(["site", "check", str(tmp_path / "site"), "--data"])
     assert ended.value.code == 0
-    code, shown = answer(tmp_path / "site", str(tmp_path / "images"), *[""] * 9)
+    code, shown = answer(tmp_path / "site", str(tmp_path / "images"), *[""] * 10)
     assert code == 1
     assert "site.toml is there already: edit it, or choose another folder" in shown
 
@@ -88,6 +91,7 @@ def test_a_manifest_with_a_coordinator(tmp_path: Path) -> None:
         "",  # manifest, because there is a table
         "",  # the one that is there
         *["", "", "", ""],
+        "",  # one class an image
         str(tmp_path / "invitation.json"),
     )
     assert code == 0, shown

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_client import site_init
+from fl_client.check_machine import check_weights
+from fl_client.finding import Visit
 from fl_client.policy import Policy, load_policy
 from fl_client.site import read_site
 from fl_client.site_file import DataTable, SiteFile, SiteTable, TaskTable
@@ -28,6 +30,7 @@ from protocol.keys import (
     public_pem,
     save_private_key,
 )
+from protocol.spec import Spec
 
 
 @pytest.fixture
@@ -111,6 +114,21 @@ def test_fingerprints_wait_for_a_person_unless_told_otherwise(root: Path) -> Non
     assert load_policy(root / "south" / "policy.toml").automatic
 
 
+def test_a_spec_of_ones_own(root: Path, spec: Spec) -> None:
+    file = root / "own.json"
+    file.write_text(spec.as_json)
+    assert init(root, "north", "--spec", str(file)) == 0
+    policy = load_policy(root / "north" / "policy.toml")
+    assert policy.specs == [spec.digest]
+    settings = load_site_settings(root / "north")
+    (found,) = check_weights(Visit(settings, 0))
+    assert (found.state, found.name) == ("ok", "weights of tiny")
+    assert init(root, "south", "--spec", "lite0-100") == 0
+    assert load_policy(root / "south" / "policy.toml").specs == ["lite0-100"]
+    assert init(root, "west", "--spec", "resnet34-100") != 0  # a recipe
+    assert not (root / "west").exists()
+
+
 def test_every_line_of_the_settings_is_explained(root: Path) -> None:
     assert init(root) == 0
     text = (root / "north" / "site.toml").read_text()
@@ -130,8 +148,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.
 def test_any_text_comes_back(
     name: str, keywords: list[str], codes: dict[str, str], folder: str
 ) -> None:
-    task = TaskTable(name=name, keywords=keywords, codes=codes)
-    data = DataTable(folder=folder)
+    task = TaskTable(name=name, keywords=keywords, codes=codes, objective="multilabel")
+    data = DataTable(folder=folder, labels=[name.strip()])
     site = SiteTable.model_validate({"name": "north", "superlink": "host:1"})
     read = SiteFile.model_validate(tomllib.loads(site_toml(site, task, data)))
     assert (read.task, read.data) == (task, data)

@@ -98,7 +98,8 @@ def test_a_key_named_by_uri(tmp_path: Path) -> None:
         ),
         (
             "[sight]\n",
-            "SITE/site.toml: unknown key 'sight'; the file has the tables [site], [task] and",
+            "SITE/site.toml: unknown key 'sight'; the file has the tables [site], [task], "
+            "[data] and [tracking]",
         ),
         ("[site\n", "SITE/site.toml is not readable TOML"),
     ],

@@ -21,6 +21,7 @@ from fl_server.runfolder import distances_csv, run_file, write_exchange, write_l
 from fl_server.scores import ArmOutcome
 from fl_server.settings import RunSettings
 from fl_server.tasks import tasks_of
+from fl_server.weights_out import write_models
 from protocol import statement
 from protocol.envelope import sign
 from protocol.files import atomic_json, atomic_write
@@ -181,6 +182,7 @@ def write_run(out: Path, run: Federation) -> Path:
         save_model(out / "models" / f"{name}.safetensors", arrays)
     atomic_json(out / "metrics.json", metrics_file(run.outcomes, decision.names))
     atomic_json(out / "run.json", run_file(exchange, SETTINGS, {"fingerprints": 1.0}, now, now))
+    write_models(out)
     write_report(out)
     write_log(out, exchange)
     return out

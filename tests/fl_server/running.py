@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.conftest import ray_workers
+
 ROOT = Path(__file__).parents[2]
 MARK = "FEDPRINT_TEST_MARK"
 
@@ -23,14 +25,16 @@ class Command:
     ----------
     arguments
         As on the command line.
+    workers : int
+        Of a simulation: processes that compute at once.
     """
 
-    def __init__(self, *arguments: object) -> None:
-        self.mark = uuid.uuid4().hex
+    def __init__(self, *arguments: object, workers: int = 1) -> None:
+        self.mark, threads = uuid.uuid4().hex, {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "protocol.cli", *map(str, arguments)],
             cwd=ROOT,
-            env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, MARK: self.mark, **threads, **dict([ray_workers(workers)])},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

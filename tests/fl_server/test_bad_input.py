@@ -24,6 +24,12 @@ def test_simulate_wants_a_folder_of_two_sites(run: Run, sites: Path, tmp_path: P
     assert run("simulate", tmp_path / "empty", "--out", out).error == (
         f"{tmp_path / 'empty'} holds 0 site folders: {needs}"
     )
+    (tmp_path / "one" / "class-a").mkdir(parents=True)
+    (tmp_path / "one" / "class-b").mkdir()
+    assert run("simulate", tmp_path / "one", "--out", out).error == (
+        f"no folder in {tmp_path / 'one'} has class subfolders or a site.toml: if "
+        f"{tmp_path / 'one'} is a site itself, give the folder that it lies in"
+    )
     shutil.rmtree(sites / "south")
     outcome = run("simulate", sites, "--out", out)
     assert outcome.error == f"{sites} holds 1 site folders: {needs}"

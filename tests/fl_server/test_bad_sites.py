@@ -75,7 +75,10 @@ def one_image(site: Path) -> None:
         (table_folder, "manifest {site}/labels.csv does not exist: "),
         (label_without_image, "{site}/labels.csv, line 3: image gone.png does not exist: "),
         (nan_label, "{site}/labels.csv, line 2: label is NaN: fill it in"),
-        (nan_labels_of_arrays, "npz file {site}/site.npz: train_labels holds NaN or fractions"),
+        (
+            nan_labels_of_arrays,
+            "npz file {site}/site.npz: train_labels holds NaN, infinity or",
+        ),
         (no_toml, "{site}/site.toml is not readable TOML ("),
         (one_image, "local commands: site north has 1 images, at least 2 are needed"),
     ],

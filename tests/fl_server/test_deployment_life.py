@@ -95,7 +95,9 @@ def test_every_site_has_its_scores(day: Day) -> None:
 
 def test_private_rows_and_models_outlive_the_supernode(day: Day) -> None:
     models = day.deployment.sites["digits-b"].folder / "state" / "models"
-    assert len(list(models.glob("*/model.safetensors"))) == 3  # alone, grouped, final
+    assert len(list(models.glob("*/model.safetensors"))) == 2  # alone, grouped
+    [final] = models.with_name("final").iterdir()
+    assert {path.name for path in final.iterdir()} == {"README.md", "model.safetensors"}
     [folder] = {path.parent for path in models.glob("*/private-*.safetensors")}
     assert not (folder / "private-2.safetensors").exists(), "it was away in the second round"
     for number in (1, ROUNDS):  # it came back with the rows of the round that it had left in

@@ -50,9 +50,8 @@ def finished(families: Path, tmp_path_factory: pytest.TempPathFactory) -> Finish
     (broken / "digit 3" / "004.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
     shutil.copytree(families / "photos-b" / "roof", sites / "only-roofs" / "roof")
     out = root / "run"
-    command = Command(
-        "simulate", sites, "--out", out, "--run-config", "rounds=2 local-epochs=2 timeout=300.0"
-    )
+    settings = "rounds=2 local-epochs=2 timeout=300.0"
+    command = Command("simulate", sites, "--out", out, "--run-config", settings, workers=2)
     output, errors = command.process.communicate(timeout=300)
     return Finished(out, command.process.returncode, output, errors, command.gone())
 

@@ -25,7 +25,8 @@ from tests.fl_server.running import ROOT
 from tests.fl_server.test_exchange_mode import Exchanged, PlainSite
 from tests.strategies.measures.made_up import make_tasks
 
-PAGE = (ROOT / "docs" / "measures.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "measures.md").read_text()
+ADDED = (ROOT / "docs" / "how-to" / "measure.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_who_is_not_compared_is_said(
 ) -> None:
     tasks = make_tasks([0, 1, 2])
     tasks[2] = replace(tasks[2], moments=None)
-    monkeypatch.setattr("fl_server.tasks.tasks_of_folder", lambda _folder: tasks)
+    monkeypatch.setattr("fl_server.api.tasks_of_folder", lambda _folder: tasks)
     distances(tmp_path, "fid", tmp_path / "d.csv")
     assert capsys.readouterr().err == "not compared: site-2 released no moments\n"
     assert (tmp_path / "d.csv").read_text().splitlines()[3] == "site-2,nan,nan,nan"
@@ -178,7 +179,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the page's package for nobody but these tests; return where."""
     folder = tmp_path_factory.mktemp("package")
     for language, name in (("python", "jensen_shannon.py"), ("toml", "pyproject.toml")):
-        block = re.search(rf"```{language}\n(.+?)```", PAGE, re.DOTALL)
+        block = re.search(rf"```{language}\n(.+?)```", ADDED, re.DOTALL)
         assert block is not None
         (folder / name).write_text(block.group(1))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]

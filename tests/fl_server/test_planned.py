@@ -139,7 +139,7 @@ def test_a_group_trains_by_its_plan_and_each_site_keeps_what_gained(deployed: De
     assert all(site["final"] == site[site["kept"]] for site in sites.values())
     # nothing changes for who trains alone as in the run, so nothing is trained again
     assert sites["site-2-0"]["planned"] == sites["site-2-0"]["alone"]
-    models = sorted(path.stem for path in (deployed.out / "models").iterdir())
+    models = sorted(path.stem for path in (deployed.out / "models").glob("*.safetensors"))
     assert models == ["grouped-1", "grouped-2", "planned-1", "planned-2"]
     # the first group starts from the weights that its plan names
     sent = [m for m in deployed.sent if m.metadata.message_type == "train"]

@@ -1,4 +1,4 @@
-"""The example of docs/plugin.md, taken from the page itself, on Flower's real engine."""
+"""The example of docs/how-to/plugin.md, taken from the page itself, on Flower's real engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fl_client.node import site_policy
 from fl_server.engine import simulate
 from protocol.errors import ConfigError, FedprintError
 
-PAGE = Path(__file__).parents[2] / "docs" / "plugin.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "plugin.md"
 BLOCK = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 
 

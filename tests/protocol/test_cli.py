@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from protocol import cli
 from protocol.errors import ConfigError
+from protocol.options import Panel
 
 
 def register(app: typer.Typer) -> None:
@@ -100,6 +102,15 @@ def test_help_lists_the_commands(
     assert "Example: fedprint demo" in out
     assert run(capsys, monkeypatch, "--version")[1].startswith("fedprint ")
     assert run(capsys, monkeypatch)[0] == 2
+
+
+def test_help_begins_with_whole_runs_and_leaves_no_command_out() -> None:
+    help_page = CliRunner().invoke(cli.build_app(), ["--help"]).stdout
+    places = [help_page.index(f"─ {panel.value} ") for panel in Panel]
+    assert places == sorted(places)
+    assert "─ Commands ─" not in help_page
+    assert help_page.index("│ demo ") < help_page.index("│ fingerprint ")
+    assert help_page.index("│ fingerprint ") < help_page.index("│ distances ")
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "wrong"], ["wrong", "--debug"]])

@@ -47,6 +47,15 @@ from .conftest import make_case
 FORMS = [PrivateFormat.PKCS8, PrivateFormat.OpenSSH]
 
 
+ENCRYPTED = """-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIGjMF8GCSqGSIb3DQEFDTBSMDEGCSqGSIb3DQEFDDAkBBDf+1Anq4mU0SOoFrl+
+DcRpAgIIADAMBggqhkiG9w0CCQUAMB0GCWCGSAFlAwQBKgQQkwJmUqB3YVumHRSX
+NSMNAQRAuhmG4j682jwKzRV+ycoB8muu94eITs7jEYiSZU7EjKncLgDQ4++Yf4e+
+FHCkKdhbyHKAqnfUgPH9d43vcLhcVA==
+-----END ENCRYPTED PRIVATE KEY-----
+"""
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_files_of_both_forms(any_key: PrivateKeyTypes, form: PrivateFormat, tmp_path: Path) -> None:
     path = tmp_path / "key"
@@ -72,6 +81,14 @@ def test_encrypted_pem(any_key: PrivateKeyTypes, tmp_path: Path) -> None:
     for wrong in (None, "sesame"):
         with pytest.raises(ConfigError, match=r"key\.pem cannot be opened with this passphrase"):
             load_private_key(path, wrong)
+
+
+def test_a_wrong_passphrase_that_decrypts_to_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_text(ENCRYPTED)  # no key of anybody; with "wrong 114" even its padding is right
+    load_private_key(path, "open sesame")
+    with pytest.raises(ConfigError, match=r"key\.pem cannot be opened with this passphrase"):
+        load_private_key(path, "wrong 114")
 
 
 def test_encrypted_openssh(tmp_path: Path) -> None:

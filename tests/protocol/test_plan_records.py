@@ -101,6 +101,13 @@ def test_the_window_comes_along() -> None:
         from_recipes_request(malformed)
 
 
+@pytest.mark.parametrize("window", ["[NaN, 1]", "[0, NaN]", "[0, Infinity]", "[2, 1]", "[1, 1]"])
+def test_a_window_that_shows_nothing(window: str) -> None:
+    content = record({"run": "run-1", "names": '["net"]', "size": 32, "window": window})
+    with pytest.raises(MalformedMessage, match=r"^nobody asks for recipes with the window "):
+        from_recipes_request(content)
+
+
 def test_a_plan_is_not_large() -> None:
     with pytest.raises(TooLarge, match=rf"the limit is {PLAN_LIMIT}$"):
         from_shown_plan(to_shown_plan(ShownPlan("run-1", "pem", b"x" * (PLAN_LIMIT + 1))))

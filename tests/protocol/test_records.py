@@ -10,7 +10,7 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 
 from protocol.envelope import LIMIT as ENVELOPE_LIMIT
-from protocol.errors import DataError, MalformedMessage, MalformedPayload, TooLarge
+from protocol.errors import ConfigError, DataError, MalformedMessage, MalformedPayload, TooLarge
 from protocol.keys import generate_key, public_pem
 from protocol.records import (
     AskedTerms,
@@ -165,3 +165,13 @@ def test_malformed_messages() -> None:
         from_hello(message(**{"site": "north", "public-key": "hello"}))
     with pytest.raises(DataError, match="is not usable"):
         to_hello("a/b", "pem")
+
+
+def test_a_spec_that_many_are_asked_for_is_read_once(tiny_spec: Spec) -> None:
+    first, second = (
+        from_release_request(release_request("run", nonce, tiny_spec)).spec for nonce in ("a", "b")
+    )
+    assert first == tiny_spec
+    assert first is second
+    with pytest.raises(ConfigError, match="the requested spec is not a valid spec"):
+        from_release_request(message(run="run", nonce="a", spec="{}", terms="{}"))

@@ -98,7 +98,16 @@ def test_programs_may_send_it_in_a_header(guarded: TestClient) -> None:
 
 @pytest.mark.parametrize(
     ("host", "name"),
-    [("A.b:1", "a.b"), ("[::1]:80", "::1"), ("::1", "::1"), ("a", "a"), ("[::1", "::1")],
+    [
+        ("A.b:1", "a.b"),
+        ("[::1]:80", "::1"),
+        ("[::1]", "::1"),
+        ("::1", "::1"),
+        ("a", "a"),
+        ("[::1", ""),
+        ("[::1].evil.example", ""),
+        ("[::1].evil.example:80", ""),
+    ],
 )
 def test_host_names(host: str, name: str) -> None:
     assert host_name(host) == name

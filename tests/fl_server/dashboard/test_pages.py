@@ -324,6 +324,42 @@ def test_files_that_do_not_go_together_are_said(runs: Path, tmp_path: Path) -> N
     assert "do not go together" in shown(client_of(Sources(tmp_path)), "/run/r")
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:All-NaN", "ignore:invalid value")
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("distances.csv", r"(?<=\n)([^,]+),[^,]+,", r"\1,nan,"),
+        ("groups.json", '"site-0-0"', '"nobody"'),
+        ("metrics.json", '"site-0-0"', '"nobody"'),
+        ("run.json", '"site-0-0"', '"nobody"'),
+    ],
+)
+def test_unknown_sites_and_nan_are_no_bare_error(
+    runs: Path, tmp_path: Path, name: str, old: str, new: str
+) -> None:
+    shutil.copytree(runs / "trained", tmp_path / "r")
+    path = tmp_path / "r" / name
+    changed = re.sub(old, new, path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
+    client = client_of(Sources(tmp_path))
+    for page in ("", *RUN_PAGES):
+        assert "</html>" in client.get(f"/run/r{page}").text
+
+
+def test_what_nobody_foresaw_is_a_page_as_well(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_server.dashboard.app.task_map", lambda *_: 1 / 0)
+    client = TestClient(
+        client_of(sources).app, base_url="http://localhost", raise_server_exceptions=False
+    )
+    found = client.get("/run/trained/map")
+    assert found.status_code == 500
+    assert "This page could not be made (ZeroDivisionError): the files of" in words(found.text)
+    assert found.headers["X-Frame-Options"] == "DENY"
+
+
 def test_a_file_that_is_far_too_large_is_not_read(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
