@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fl_server.asking import POLL_SECONDS, Problem, arrived, content_of, push, take
+from fl_server.asking import (
+    POLL_SECONDS,
+    SIMULATED_SECONDS,
+    Problem,
+    arrived,
+    content_of,
+    push,
+    take,
+)
 from fl_server.privacy import require_terms
 from fl_server.progress import Progress
 from fl_server.received import Received, Release
@@ -32,7 +40,6 @@ log = logging.getLogger("fedprint")
 AWAITING = "awaiting-approval"
 ASK_AGAIN_SECONDS = 5.0
 ROSTER_SECONDS = 1.0
-SIMULATED_SECONDS = 0.05  # between looks, where a reply costs no way through a network
 BATCH, BATCH_BYTES, BATCH_SECONDS = 64, 8 * 1024 * 1024, 1.0
 """Most releases, about the most bytes of them, and the longest that they wait for the disk."""
 
@@ -127,15 +134,16 @@ class Collector:
     def _collect(self, timeout: float, approval: float) -> None:
         started = time.monotonic()
         self._approval_ends = started + approval
+        simulated = self._roster.at_once is not None
         self._meet(timeout)
         while self._line or self._pending or self._again:
             over = time.monotonic() - started
             last = over > (max(timeout, approval) if self._awaiting else timeout)
-            self._pull(may_wait=over < approval, every=last)
+            self._pull(may_wait=over < approval, every=last or simulated)
             if last and over > (max(timeout, approval) if self._awaiting else timeout):
                 break
             if self._line or self._pending or self._again:
-                time.sleep(POLL_SECONDS if self._roster.at_once is None else SIMULATED_SECONDS)
+                time.sleep(SIMULATED_SECONDS if simulated else POLL_SECONDS)
             self._ask([node for node, due in self._again.items() if time.monotonic() >= due])
             self._meet(timeout)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from protocol.errors import BadShape, FedprintError
-from strategies.whole_numbers import Counts, feature_gram, terms_at_once
+from strategies.whole_numbers import Counts, feature_gram, row_total, terms_at_once
 
 __all__ = [
     "TILE",
@@ -108,7 +108,7 @@ def bkld_of_counts(counts: Sequence[Counts]) -> NDArray[np.float64] | None:
         Shape ``[k, k]``; None where rows of a site do not add up to one number, as those of noised
         counts, or to more than 4,096.
     """
-    totals = [_total(each) for each in counts]
+    totals = [row_total(each) for each in counts]
     largest = max(totals, default=0)
     if not all(totals) or not terms_at_once(largest):
         return None
@@ -121,13 +121,6 @@ def bkld_of_counts(counts: Sequence[Counts]) -> NDArray[np.float64] | None:
     return np.asarray(
         own[1][:, None] + own[0] - feature_gram(counts, largest) / (n[:, None] * n) / m
     )
-
-
-def _total(counts: Counts) -> int:
-    """Return what every row of counts adds up to; 0 where rows differ, or hold less than 0."""
-    sums = counts.sum(axis=1)
-    total = int(sums[0])
-    return total if counts.min() >= 0 and bool((sums == total).all()) else 0
 
 
 def bkld_tiles(

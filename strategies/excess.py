@@ -10,14 +10,14 @@ so that Ward, k-means and the subtraction of a known variance are exact on it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import BadShape
 from protocol.fingerprint import histograms
-from strategies.whole_numbers import Counts, gram, terms_at_once
+from strategies.whole_numbers import Counts, gram, row_total, terms_at_once
 
 __all__ = [
     "Overlap",
@@ -28,6 +28,7 @@ __all__ = [
     "excess",
     "feature_blocks",
     "histograms_below",
+    "histograms_overlap",
     "overlap",
     "per_sample",
     "population_spread",
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
-Values = TypeVar("Values", FloatArray, NDArray[np.int64])
+Values = TypeVar("Values", FloatArray, NDArray[np.float32], NDArray[np.integer[Any]])
 
 _BLOCK_BYTES = 1 << 26  # of shares below edges: enough for BLAS, little beside the histograms
 _WORTHWHILE = 512  # edges at a time, below which adding up parts takes longer than float32 saves
@@ -107,6 +108,30 @@ def counted_overlap(counted: NDArray[np.int64], images: NDArray[np.int64]) -> Ov
     products = gram((below[:, i : i + step] for i in range(0, edges, step)), k)  # [k, k]
     products /= images[:, None] * images * edges
     return Overlap(products, below.sum(axis=1) / (images * edges))
+
+
+def histograms_overlap(counts: Sequence[Counts]) -> Overlap:
+    """Return the overlap of the histograms of k sites' counts ``[m, b]``.
+
+    Without rounding, and in half the time, where all sites have few images.
+    """
+    totals = [row_total(each) for each in counts]
+    step = terms_at_once(max(totals))
+    if not all(totals) or step < _WORTHWHILE:
+        return overlap(histograms_below(counts))
+    k, n = len(counts), np.array(totals, dtype=np.float64)  # [k]
+    inner = summed_below(counts[0][None, :1]).size  # edges of a feature
+    sums, features = np.zeros(k), max(1, step // inner)
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(counts[0]), features):
+            part = (each[None, start : start + features].astype(np.float32) for each in counts)
+            below = np.concatenate([summed_below(each) for each in part]).reshape(k, -1)  # [k, e]
+            np.add(sums, below.sum(axis=1, dtype=np.float64), out=sums)
+            yield below
+
+    products, edges = gram(blocks(), k), inner * len(counts[0])
+    return Overlap(products / (n[:, None] * n * edges), sums / (n * edges))
 
 
 def takes_every_edge(bins: int, edges: int = 100) -> bool:

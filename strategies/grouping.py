@@ -10,6 +10,7 @@ task cards play no part: fingerprints are put in an order of their content first
 import hashlib
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,7 +31,7 @@ from strategies.dendrogram import (
     split_oversized,
 )
 from strategies.doubt import notes, sureness
-from strategies.excess import Overlap, histograms_below, overlap, site_distances
+from strategies.excess import Overlap, histograms_overlap, site_distances
 from strategies.explain import Explanation, explain
 from strategies.measures import require_one_spec
 from strategies.nested import nested_linkage
@@ -212,7 +213,7 @@ def group(
 
 def compared(ordered: Sequence[Fingerprint]) -> Overlap:
     """Return what all distances that groups are cut by are made of, for `site_distances`."""
-    return overlap(histograms_below([f.counts for f in ordered]))
+    return histograms_overlap([f.counts for f in ordered])
 
 
 def by_evidence(fingerprints: Sequence[Fingerprint], spec: Spec, options: GroupingOptions) -> bool:
@@ -279,9 +280,11 @@ def by_content(fingerprints: Sequence[Fingerprint]) -> list[Fingerprint]:
 
     def content(f: Fingerprint) -> tuple[str, int, str]:
         counts = np.ascontiguousarray(f.counts, dtype="<i8")
-        return hashlib.sha256(counts.tobytes()).hexdigest(), f.n_images, f.site
+        return hashlib.sha256(counts.data).hexdigest(), f.n_images, f.site
 
-    return sorted(fingerprints, key=content)
+    with ThreadPoolExecutor() as pool:  # hashing leaves Python to the others
+        keys = list(pool.map(content, fingerprints))
+    return [fingerprints[i] for i in sorted(range(len(keys)), key=keys.__getitem__)]
 
 
 def named_groups(groups: Partition, names: Sequence[str]) -> list[Group]:

@@ -32,10 +32,14 @@ lies there for a tenth of the time that it took, and one that takes long costs f
 
 LEAST_SECONDS = 0.005
 
-AT_ONCE = 32
+AT_ONCE = 48
 """Messages that Flower's simulation engine is given at a time. It looks through all of them for
 every node, and rests a tenth of a second between two looks: at a thousand nodes a message costs two
-milliseconds of each, so 128 kept it from its work most of the time, and 16 were done too soon."""
+milliseconds of each, so 128 kept it from its work most of the time, and 20 were done too soon."""
+
+SIMULATED_SECONDS = 0.02
+"""Time between two looks for replies of simulated nodes. They lie in this process's memory, so each
+look is for all: behind one that is late others would wait, and keep more from being asked."""
 
 TEXT_LIMIT = 500  # of what a site says went wrong; it ends up in logs, reports and on terminals
 
@@ -73,16 +77,20 @@ def receive(
             waiting |= push(grid, fresh)
             sent = time.monotonic()
         over = time.monotonic() >= deadline
-        for node, reply in arrived(grid, waiting, every=over):
+        for node, reply in arrived(grid, waiting, every=over or at_once is not None):
             replies[node] = reply
             if on_reply is not None:
                 on_reply(node, reply)
         if over:
             break
         if waiting:
-            pause = max(LEAST_SECONDS, SHARE * (time.monotonic() - sent))
-            time.sleep(min(POLL_SECONDS, pause))
+            time.sleep(_pause(sent) if at_once is None else SIMULATED_SECONDS)
     return replies
+
+
+def _pause(sent: float) -> float:
+    """Return the seconds until the next look for replies to what was sent at a time."""
+    return min(POLL_SECONDS, max(LEAST_SECONDS, SHARE * (time.monotonic() - sent)))
 
 
 def take(line: deque[T], at_once: int | None, waiting: int) -> list[T]:
@@ -111,7 +119,7 @@ def arrived(grid: Grid, waiting: dict[str, T], every: bool = False) -> Iterator[
     waiting : dict
         Whatever the caller keeps of a message, by its id.
     every : bool
-        Look for every one, for the last time.
+        Look for every one: for the last time, or where looking costs no way through a network.
     """
     for message_id in list(waiting):
         reply = _reply_to(message_id, grid)

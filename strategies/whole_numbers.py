@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Counts", "feature_gram", "gram", "terms_at_once"]
+__all__ = ["Counts", "feature_gram", "gram", "row_total", "terms_at_once"]
 
 Counts = NDArray[np.integer[Any]]
 FloatArray = NDArray[np.float64]
@@ -24,7 +24,14 @@ def terms_at_once(largest: int) -> int:
     return int(_EXACT // max(1, largest) ** 2)
 
 
-def gram(blocks: Iterable[Counts], k: int) -> FloatArray:
+def row_total(counts: Counts) -> int:
+    """Return what every row of counts adds up to; 0 where rows differ, or hold less than 0."""
+    sums = counts.sum(axis=1)
+    total = int(sums[0])
+    return total if counts.min() >= 0 and bool((sums == total).all()) else 0
+
+
+def gram(blocks: Iterable[Counts | NDArray[np.float32]], k: int) -> FloatArray:
     """Return the products of k rows of whole numbers with each other, ``[k, k]``.
 
     Parameters
@@ -36,7 +43,7 @@ def gram(blocks: Iterable[Counts], k: int) -> FloatArray:
     """
     out = np.zeros((k, k))
     for block in blocks:
-        columns = block.astype(np.float32)
+        columns = block.astype(np.float32, copy=False)
         out += columns @ columns.T  # of one array: BLAS computes half of it
     return out
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from protocol.fingerprint import Fingerprint
-from strategies.excess import histograms_below, overlap, site_distances
+from strategies.excess import histograms_overlap, site_distances
 from strategies.measures.base import FloatArray, Measure, Task, register
 from strategies.measures.needs import both_rows
 from strategies.noise import noisy_distances, shares_of
@@ -40,5 +40,5 @@ def _squared(prints: Sequence[Fingerprint], draws: int | None, projected: bool) 
     images, sigma = [f.n_images for f in prints], [f.sigma for f in prints]
     if projected or any(sigma):
         return noisy_distances(shares_of(prints), images, sigma, draws)
-    found = overlap(histograms_below([f.counts for f in prints]))
+    found = histograms_overlap([f.counts for f in prints])
     return site_distances(found, images, draws)

@@ -16,6 +16,7 @@ from strategies.excess import (
     debiased,
     excess,
     histograms_below,
+    histograms_overlap,
     overlap,
     relative,
     sampling_variance,
@@ -75,6 +76,20 @@ def test_overlap_of_counts_is_that_of_their_shares(most: int) -> None:
     np.testing.assert_allclose(found.products, expected.products, rtol=1e-14)
     np.testing.assert_allclose(found.spread, expected.spread, rtol=1e-12)
     assert (found.products == found.products.T).all()
+
+
+@pytest.mark.parametrize(("most", "bins"), [(60, 100), (60, 200), (60, 2), (5000, 100)])
+def test_overlap_of_histograms_is_that_of_their_blocks(most: int, bins: int) -> None:
+    rng = np.random.default_rng(7)
+    images = rng.integers(most // 2, most, 5)
+    shares = rng.dirichlet(np.full(bins, 0.2), size=(5, 130))  # [k, m, b]
+    counts = list(rng.multinomial(images[:, None], shares).astype(np.uint16))
+    found, expected = histograms_overlap(counts), overlap(histograms_below(counts))
+    np.testing.assert_allclose(found.products, expected.products, rtol=1e-13)
+    np.testing.assert_allclose(found.means, expected.means, rtol=1e-13)
+    counts[2][3] = 0  # an empty row counts as uniform, which is no count of images
+    found, expected = histograms_overlap(counts), overlap(histograms_below(counts))
+    np.testing.assert_allclose(found.products, expected.products, rtol=1e-13)
 
 
 def test_products_of_counts_have_no_error() -> None:

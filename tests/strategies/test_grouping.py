@@ -160,22 +160,25 @@ def test_the_nearest_centroids_are_those_of_a_look_through_all(digits: int) -> N
 
 def test_stability_is_that_of_groups_in_resampled_histograms() -> None:
     """Drawn with the same numbers, and distances as they are defined."""
-    sites = by_content(make_sites([[60, 60, 90], [60, 75], [80]], SPEC, seed=4)[0])
+    spec = make_spec(features=96, bins=100)  # of which four are taken together
+    sites = by_content(make_sites([[60, 60, 90], [60, 75], [80]], spec, seed=4)[0])
     images = np.array([f.n_images for f in sites])
     rows = np.stack([f.rows for f in sites])  # [k, m, b]
-    border = _top(group(sites, SPEC, GroupingOptions(draws=0)))
+    counts = np.stack([f.counts for f in sites]).reshape(*rows.shape[:2], 25, 4).sum(axis=3)
+    coarse = counts / images[:, None, None]
+    border = _top(group(sites, spec, GroupingOptions(draws=0)))
     options = GroupingOptions(draws=6, scale=1.02 * border, factor=1.05)
     whole = find_groups(_defined(rows, rows, images, 1), options)[0]
     expected = np.zeros(len(sites))
     for rng in np.random.default_rng(options.seed).spawn(options.draws):
-        kept = rows[:, np.sort(rng.permutation(SPEC.width)[:64])]
+        kept = coarse[:, np.sort(rng.permutation(spec.width)[:64])]
         again = rng.multinomial(images[:, None], kept) / images[:, None, None]
         found = find_groups(_defined(again, kept, images, 2), options)[0]
         for group_ in whole:
             for site in group_:
                 mates = next(set(g) for g in found if site in g)
                 expected[site] += len(mates & set(group_)) / len(mates | set(group_))
-    told = group(sites, SPEC, options).sites
+    told = group(sites, spec, options).sites
     assert [told[f.site].stability for f in sites] == pytest.approx((expected / 6).tolist())
     assert min(expected) < 6
 
