@@ -29,7 +29,11 @@ def models(
 
     require_models(run)
     for folder in write_models(run, out):
-        there = "" if (folder / WEIGHTS).is_file() else ": card only, not all sites hand it on"
+        there = (
+            ""
+            if (folder / WEIGHTS).is_file()
+            else ": card only, not every site signed shares_weights = true"
+        )
         typer.echo(f"{folder}{there}")
 
 

@@ -39,13 +39,14 @@ def write_models(run: Path, out: Path | None = None) -> list[Path]:
     FedprintError
         If a file of the run is missing or damaged.
     """
-    folder = out or run / MODELS
-    written = []
-    for name, content in model_files(run):
+    folder, files = out or run / MODELS, dict(model_files(run))
+    groups = list(dict.fromkeys((folder / name).parent for name in files))
+    for group in groups:  # weights of an earlier run do not go with this one's card
+        (group / WEIGHTS).unlink(missing_ok=True)
+    for name, content in files.items():
         mode = 0o600 if name.endswith(WEIGHTS) else 0o644
         atomic_write(folder / name, content, mode=mode)
-        written.append((folder / name).parent)
-    return list(dict.fromkeys(written))
+    return groups
 
 
 def model_files(run: Path) -> Iterator[tuple[str, bytes]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,8 +84,8 @@ class Tracking:
                 made = _OPEN[self.kind](loggers, self, called)
         except Exception as error:  # OSError, SQLAlchemy's, MLflow's, requests' errors
             raise ConfigError(
-                f"cannot track to {self.to} by {self.kind}: {_first_line(error)}"
-            ) from error
+                f"cannot track to {_without_password(self.to)} by {self.kind}: {_first_line(error)}"
+            ) from None  # whose text may hold the password
         return Series(called, made)
 
 
@@ -163,4 +164,9 @@ _OPEN = {"tensorboard": _open_tensorboard, "mlflow": _open_mlflow}
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return _without_password((str(error).splitlines() or [type(error).__name__])[0])[:200]
+
+
+def _without_password(text: str) -> str:
+    """Return a text without what stands between a URI's user and its host."""
+    return re.sub(r"(://[^/@\s:]*):[^/\s]*@", r"\1:***@", text)

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from fl_client.images import SUFFIXES
 from fl_client.readers.cut import Cut
+from fl_client.readers.foreign import foreign
 from fl_client.readers.source import Picture, Source, Unreadable
 from protocol.errors import DataError
 
@@ -83,14 +84,12 @@ def open_file(path: Path, cut: Cut | None = None) -> list[Source]:
     try:
         if kind is None:
             raise DataError(f"{path.name} is no image that can be read ({KINDS})")
-        sources: list[Source] = _backend(kind, path).expand(path, cut)
+        backend = _backend(kind, path)
+        if kind in added():
+            return foreign(backend, path, cut)
+        sources: list[Source] = backend.expand(path, cut)
     except DataError as error:
         return [Unreadable(path, fault=str(error))]
-    except Exception as error:  # another package's reader may raise anything
-        if kind not in added():
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        return [Unreadable(path, fault=f"image {path} cannot be read ({reason}): mend it")]
     return sources
 
 

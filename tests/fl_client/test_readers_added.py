@@ -88,6 +88,18 @@ def test_a_reader_that_fails_is_one_line(package: Path, stacks: Path) -> None:
         read_site(stacks).images[0].pixels()
 
 
+def test_an_image_that_fails_when_it_is_read_is_one_line(package: Path, stacks: Path) -> None:
+    code = (package.parents[1] / "saved_arrays.py").read_text()
+    broken = code.replace("return array_to_rgb(", "raise KeyError(")
+    assert broken != code
+    (package.parents[1] / "later.py").write_text(broken)
+    package.write_text("[fedprint.readers]\nnpy = later\n")
+    [first, *_] = read_site(stacks).images
+    assert first.held.size == (20, 30)
+    with pytest.raises(DataError, match=r"^image .*stack\.npy cannot be read \(.*\): mend it$"):
+        first.pixels()
+
+
 def test_without_the_package_the_kind_is_unknown(stacks: Path) -> None:
     with pytest.raises(DataError, match="no image"):
         read_site(stacks)

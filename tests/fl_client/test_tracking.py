@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fixtures_sites import write_classes
 from flwr.app import Context
+from pytorch_lightning import loggers
 
 from fl_client import node
 from fl_client.check_tracking import check_tracking
@@ -184,6 +185,22 @@ def test_what_cannot_be_written_is_one_line(
         Learner(site, spec, "adapter", "cpu", 0, tracking=tracking).train_alone(order_for(spec))
     assert str(caught.value).startswith(f"cannot track to {tracking.to} by {kind}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("nosuch://ward:p@ss:word@127.0.0.1/x", "nosuch://ward:***@127.0.0.1/x"),
+        ("nosuch://:secret@host", "nosuch://:***@host"),
+        ("nosuch://host:5000/a@b", "nosuch://host:5000/a@b"),
+    ],
+)
+def test_a_password_is_not_shown(uri: str, shown: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Tracking("mlflow", uri).open(loggers, "run")
+    assert str(caught.value).startswith(f"cannot track to {shown} by mlflow: ")
+    assert "word" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_name_from_elsewhere_leaves_the_folder_for_nowhere() -> None:

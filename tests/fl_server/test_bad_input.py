@@ -87,6 +87,11 @@ def test_wrong_settings_are_found_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_setting_of_nearly_that_name_is_named(run: Run, sites: Path, tmp_path: Path) -> None:
+    outcome = run("simulate", sites, "--out", tmp_path / "run", "--run-config", "round=5")
+    assert outcome.error.endswith("; did you mean rounds?")
+
+
 def test_earlier_run_is_kept(run: Run, sites: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()

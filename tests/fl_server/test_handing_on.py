@@ -133,10 +133,13 @@ def test_cards_are_verified_and_stay_when_sites_join(
 
 
 def test_an_earlier_runs_models_are_written_elsewhere(copied: Path, tmp_path: Path) -> None:
-    said = command("models", copied, "--out", tmp_path / "models")
     shared, withheld = (group_of(copied, f"site-{n}-0", f"site-{n}-1") for n in (0, 1))
+    (tmp_path / "models" / withheld).mkdir(parents=True)
+    (tmp_path / "models" / withheld / "model.safetensors").write_text("of another run")
+    said = command("models", copied, "--out", tmp_path / "models")
+    assert not (tmp_path / "models" / withheld / "model.safetensors").exists()
     assert f"{tmp_path / 'models' / shared}\n" in said
-    assert f"{withheld}: card only, not all sites hand it on\n" in said
+    assert f"{withheld}: card only, not every site signed shares_weights = true\n" in said
     for path in (tmp_path / "models").rglob("*.*"):
         there = copied / "models" / path.relative_to(tmp_path / "models")
         assert path.read_bytes() == there.read_bytes()
