@@ -252,7 +252,7 @@ def test_images_that_cannot_be_read(north: SiteSettings) -> None:
     cut.write_bytes(cut.read_bytes()[:2000])
     found = look(north, *IMAGE_CHECKS)["unreadable-images"]  # the last one: of the sample
     assert found.name == "sample"
-    assert found.found.startswith("3 of 25 cannot be read: ")
+    assert found.found.startswith("1 of 25 cannot be read: white/001.png (")
     found = look(north, *IMAGE_CHECKS, images=0)["unreadable-images"]
     assert found.found == (
         "2 of 25 cannot be read: grey/000.png (UnidentifiedImageError), grey/float.tif "
