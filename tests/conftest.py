@@ -11,9 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
+
+# other work on the machine fails no test
+settings.register_profile("fedprint", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedprint")
 
 Images = Mapping[str, NDArray[np.uint8]]  # by class: [n, h, w] or [n, h, w, 3]
 

@@ -34,7 +34,7 @@ def spec_of(lower: np.ndarray, upper: np.ndarray, bins: int) -> Spec:
     st.integers(2, 64),
     st.integers(0, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_against_numpy_histogram(values: np.ndarray, bins: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     lower = rng.uniform(-2, 1, 5)
@@ -73,7 +73,7 @@ def projected_spec_of(matrix: np.ndarray, bins: int) -> Spec:
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_projected_features_against_numpy(images: int, components: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(images, 6)).astype(np.float32)

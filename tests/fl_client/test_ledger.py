@@ -111,7 +111,7 @@ def three(tmp_path_factory: pytest.TempPathFactory, spec: Spec) -> Path:
     return state
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(["change", "delete", "insert", "cut", "drop", "swap"]),
     share=st.floats(0, 1, exclude_max=True),

@@ -60,7 +60,7 @@ def test_its_gradient_is_that_of_small_steps() -> None:
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(1e-3, 1e3))
 def test_growing_is_no_gain(factor: float) -> None:
     source, target = cloud(12, 3, 0), cloud(12, 3, 1)

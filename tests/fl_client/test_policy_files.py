@@ -63,7 +63,7 @@ def compose(*steps: Any) -> dict[str, Any]:
     return written
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(POLICIES, st.integers(0, 2**31 - 1))
 def test_what_is_listed_comes_back_and_keeps_the_kind_of_image(
     policy: AugmentationPolicy, seed: int
@@ -200,14 +200,14 @@ def test_hostile_bytes_are_refused_in_one_line(data: bytes, text: str) -> None:
     assert str(caught.value).isprintable()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=200) | st.text(max_size=80).map(lambda text: text.encode("utf-8")))
 def test_other_bytes_raise_nothing_else(data: bytes) -> None:
     with pytest.raises(ConfigError):
         parse_policy(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(POLICIES, st.data())
 def test_a_changed_number_is_refused_or_read_as_it_stands(
     policy: AugmentationPolicy, data: st.DataObject

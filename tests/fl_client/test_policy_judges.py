@@ -37,7 +37,7 @@ def test_weights_by_hand() -> None:
     np.testing.assert_allclose(view_weights(labels, images, 3), expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(hnp.arrays(np.int64, st.integers(1, 12), elements=st.integers(0, 3)), st.data())
 def test_weights_count_classes_alike_and_images_alike(
     labels: NDArray[np.int64], data: st.DataObject

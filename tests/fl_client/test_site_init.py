@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from fixtures_sites import write_classes, write_manifest
 from fixtures_tls import Authority
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_client import site_init
@@ -143,7 +143,6 @@ def test_every_line_of_the_settings_is_explained(root: Path) -> None:
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 
 
-@settings(deadline=None)
 @given(name=TEXT, keywords=st.lists(TEXT), codes=st.dictionaries(TEXT, TEXT), folder=TEXT)
 def test_any_text_comes_back(
     name: str, keywords: list[str], codes: dict[str, str], folder: str

@@ -21,7 +21,7 @@ def make_site(rows: list[tuple[int, str, str | None]]) -> Site:
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 40)), min_size=1, max_size=150),
     st.integers(0, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_partition_by_whole_subjects(rows: list[tuple[int, int]], seed: int) -> None:
     site = make_site([(label, f"p{subject}", None) for label, subject in rows])
     split = split_site(site, seed)

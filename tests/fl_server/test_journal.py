@@ -68,7 +68,7 @@ CONTENTS = st.dictionaries(
 
 
 @given(CONTENTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_content_comes_back_exactly(sent: RecordDict) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
@@ -79,7 +79,7 @@ def test_any_content_comes_back_exactly(sent: RecordDict) -> None:
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), CONTENTS, max_size=4), st.integers(1, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_round_comes_back_exactly(sent: dict[str, RecordDict], number: int) -> None:
     losses = [("z", "did not answer in time", False), ("y", "sent «w» in another shape", True)]
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +139,7 @@ def test_a_file_cut_short_anywhere_counts_as_absent(tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize("name", KINDS)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_single_flipped_bit_counts_as_absent(name: str, place: float, bit: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))

@@ -76,9 +76,7 @@ def test_all_that_a_run_writes_is_a_class_of_the_matrix(run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES.values(), ids=CLASSES.keys())
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_changed_byte_is_found(
     run: Path, tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject

@@ -34,7 +34,7 @@ DELTAS = st.floats(-9, -2).map(lambda power: 10.0**power)
 
 
 @given(st.integers(1, 6), st.integers(2, 5), st.integers(1, 4), st.integers(0, 2**32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_exchange_of_a_patient_moves_counts_further(m: int, b: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     before, after = rng.integers(0, b, (2, k, m))  # the bin of each image in each feature
@@ -56,7 +56,7 @@ def test_published_figures(rho: float, epsilon: float) -> None:
 
 
 @given(st.floats(1e-4, 20), DELTAS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_epsilon_against_the_bounds_it_comes_from(rho: float, delta: float) -> None:
     """Compare with Canonne, Kamath and Steinke (2004.00010), and Bun and Steinke (1605.02065)."""
 
@@ -73,7 +73,7 @@ def test_epsilon_against_the_bounds_it_comes_from(rho: float, delta: float) -> N
 
 
 @given(EPSILONS, DELTAS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rho_is_the_largest_that_epsilon_allows(epsilon: float, delta: float) -> None:
     rho = rho_of(epsilon, delta)
     assert epsilon_of(rho, delta) <= epsilon
@@ -82,7 +82,7 @@ def test_rho_is_the_largest_that_epsilon_allows(epsilon: float, delta: float) ->
 
 
 @given(EPSILONS, DELTAS, st.integers(1, 2000), st.integers(1, 50))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_mechanism_spends_no_more_than_its_terms(
     epsilon: float, delta: float, width: int, cap: int
 ) -> None:
@@ -227,7 +227,7 @@ def test_terms_of_another_spec_or_cap() -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_single_figure_can_be_changed(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["rho", "sigma", "epsilon", "delta"]))
     factor = data.draw(st.floats(1e-9, 1e9).filter(lambda f: abs(math.log(f)) > 1e-3))

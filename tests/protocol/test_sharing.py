@@ -66,7 +66,7 @@ def plan_of(sites: Holdings) -> GroupPlan:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(holdings, st.integers(0, 1000))
 def test_flowers_weighted_mean_of_what_is_sent_is_the_mean_of_the_holders(
     sites: Holdings, seed: int

@@ -379,7 +379,7 @@ def test_local_faults(case: Case, tmp_path: Path) -> None:
         read_fingerprints(tmp_path / "nowhere")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_whatever_is_changed_the_answer_is_a_reason_code(data: st.DataObject) -> None:
     case = FUZZED
@@ -399,7 +399,7 @@ def test_whatever_is_changed_the_answer_is_a_reason_code(data: st.DataObject) ->
     assert verified is None or verified.statement == case.verify().statement
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_site_may_sign_any_bytes(data: st.DataObject) -> None:
     payload = bytearray(FUZZED.payload)

@@ -208,7 +208,7 @@ def test_nothing_is_said_to_be_certain():
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10),
     own=st.lists(st.tuples(st.integers(1, 7), st.floats(0, 1)), min_size=1, max_size=6),

@@ -44,7 +44,7 @@ def test_each_site_left_out_finds_its_task(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 10_000), data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_it_agrees_with_grouping_everybody_where_the_others_stay(
     seed: int, data: st.DataObject
 ) -> None:
@@ -65,7 +65,7 @@ def test_it_agrees_with_grouping_everybody_where_the_others_stay(
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_names_and_order_do_not_matter(random: Random) -> None:
     sites, _ = make_sites(MIXED, SPEC, 0, shift=0.1)
     newcomer, rest = sites[5], others(sites, sites[5])
@@ -87,7 +87,7 @@ def test_names_and_order_do_not_matter(random: Random) -> None:
 
 
 @given(st.integers(0, 11))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_copy_of_a_member_joins_it(number: int) -> None:
     sites, _ = make_sites(MIXED, SPEC, 1, shift=0.1)
     groups = group(sites, SPEC, OPTIONS).groups

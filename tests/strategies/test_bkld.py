@@ -43,7 +43,7 @@ shapes = st.tuples(
 
 
 @given(shapes)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_three_weightings_agree_with_scipy(shape: tuple[int, int, int, int, int]) -> None:
     s, t, m, b, seed = shape
     rng = np.random.default_rng(seed)

@@ -78,7 +78,7 @@ def test_raw_divergence_fails_where_the_excess_succeeds(seed: int) -> None:
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_names_and_order_do_not_matter(random: Random) -> None:
     sites, _ = make_sites(MIXED, SPEC, 0, shift=0.1)
     names = [s.site for s in sites]

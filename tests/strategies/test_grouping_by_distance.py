@@ -56,7 +56,7 @@ def by_hand(between: np.ndarray, members: list[int], needed: float) -> list[list
     return [part for piece in pieces for part in by_hand(between, piece, further)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(2, 12))
 def test_cuts_are_those_of_the_best_silhouette(seed: int, k: int) -> None:
     between = squareform(pdist(np.random.default_rng(seed).normal(size=(k, 2))))
@@ -64,7 +64,7 @@ def test_cuts_are_those_of_the_best_silhouette(seed: int, k: int) -> None:
     assert found.groups == sorted(by_hand(between, list(range(k)), 0.25))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(2, 12), st.sampled_from([1e3, 1e9, 1e80]))
 def test_one_site_that_says_what_is_absurd_groups_nobody_else(
     seed: int, k: int, far: float
@@ -160,7 +160,7 @@ def test_sizes_are_kept() -> None:
     assert [len(g) for g in of(places, min_size=3)] == [6]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(2, 8))
 def test_order_does_not_matter(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)

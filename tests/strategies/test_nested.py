@@ -10,7 +10,7 @@ from strategies.nested import nested_linkage
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 3), min_size=2, max_size=14))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_cut_gives_the_groups(seed: int, label: list[int]) -> None:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(len(label), 3))

@@ -76,7 +76,7 @@ def test_equal_single_valued_sites_are_at_no_distance() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_coarse_bins_keep_mass_and_order(seed: int, bins: int) -> None:
     rng = np.random.default_rng(seed)
     rows = rng.dirichlet(np.ones(bins), size=(3, 4))

@@ -61,7 +61,7 @@ def test_plain_and_noised_sites_may_be_mixed() -> None:
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_names_and_order_do_not_matter(random: Random) -> None:
     sites, _, _ = private_sites(CLASSES, SIGMA)
     names = [s.site for s in sites]

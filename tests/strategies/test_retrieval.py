@@ -103,7 +103,7 @@ def test_thousands_of_near_duplicates(measure: str) -> None:
     k=st.integers(1, 70),
     seed=st.integers(0, 9999),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_noised_counts_of_any_shape(
     measure: str, m: int, b: int, n: int, k: int, seed: int
 ) -> None:
@@ -117,7 +117,7 @@ def test_noised_counts_of_any_shape(
 
 
 @given(st.integers(0, 9999), st.sampled_from(sorted(MEASURES)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_records_give_the_rows_back_bit_for_bit(seed: int, measure: str) -> None:
     spec = make_spec(features=5, bins=7)
     rng = np.random.default_rng(seed)
@@ -135,7 +135,7 @@ def test_records_give_the_rows_back_bit_for_bit(seed: int, measure: str) -> None
     precise=st.booleans(),
     spread=st.sampled_from([0.02, 1.0, 50.0]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_slack_bounds_the_error_of_scores(
     seed: int, measure: str, precise: bool, spread: float
 ) -> None:

@@ -71,7 +71,7 @@ def test_search_finds_the_best_of_all_partitions(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000), st.randoms(use_true_random=False))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_order_of_sites_does_not_matter(seed: int, random: object) -> None:
     points = make_points(seed, [3, 2, 4])
     order = np.arange(9)

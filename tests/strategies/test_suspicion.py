@@ -77,7 +77,7 @@ def test_chances_are_uniform_where_they_should_be() -> None:
     assert (low < 0.05).mean() == pytest.approx(0.05, abs=0.03)  # of two looks at the same noise
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), images=st.integers(20, 2000))
 def test_whatever_the_images_chances_stay_above_their_level(seed: int, images: int) -> None:
     rng = np.random.default_rng(seed)

@@ -118,9 +118,7 @@ def test_only_the_files_of_those_who_are_trusted_are_taken(
         assert names(pool) == []
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_changed_byte_gets_in(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -41,7 +41,7 @@ def test_fid_of_known_gaussians() -> None:
     assert get("fid").matrix([a], [b])[0, 0] == pytest.approx(6 * 1.0 + 6 * 4.0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(2, 12))
 def test_fid_is_symmetric_and_does_not_turn(seed: int, images: int) -> None:
     rng = np.random.default_rng(seed)

@@ -60,7 +60,7 @@ def test_otce_is_pot_and_counting(entropy: float) -> None:
     assert found.task_difference == pytest.approx(one_by_one(plan, ys, yt), abs=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_otce_knows_no_names_order_or_units(seed: int) -> None:
     (xs, ys), (xt, yt) = cloud(12, 3, seed), cloud(10, 2, seed + 1)
@@ -91,7 +91,7 @@ def moments_of(features: FloatArray, labels: IntArray) -> ClassMoments:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 1000), st.floats(0, 3))
 def test_rounded_plans_have_the_weights_and_moved_little(seed: int, error: float) -> None:
     rng = np.random.default_rng(seed)

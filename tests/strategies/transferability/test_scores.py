@@ -55,7 +55,7 @@ def test_h_score_takes_redundant_and_constant_features_out() -> None:
     assert h_score(np.full((60, 2), 0.1), labels) == 0.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(2, 5))
 def test_h_score_knows_no_units_and_no_names(seed: int, classes: int) -> None:
     features, labels = task(40, 5, classes, seed)
@@ -92,7 +92,7 @@ def test_nce_of_a_table_by_hand() -> None:
     assert nce([0, 0, 0, 1], [4, 4, 9, 9]) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(-2, 3), st.integers(0, 3)), min_size=2, max_size=30))
 def test_nce_counts_pairs(pairs: list[tuple[int, int]]) -> None:
     zs = Counter(z for z, _ in pairs)
@@ -111,7 +111,7 @@ def test_leep_of_a_table_by_hand() -> None:
     assert leep(theta, [0, 0, 1]) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_leep_of_certain_answers_is_nce(seed: int) -> None:
     rng = np.random.default_rng(seed)
