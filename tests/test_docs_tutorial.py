@@ -74,8 +74,8 @@ def fits(told: str, shown: str) -> bool:
 
 
 def words(text: str) -> str:
-    """Return the words of a text, without the lines of its tables."""
-    return " ".join(re.sub(r"[─-╿|]", " ", text).split())
+    """Return the words of a text, without lines of tables, and doubts that hang on last digits."""
+    return " ".join(re.sub(r"[─-╿|]| \(\?\)", " ", text).replace(" ,", ",").split())
 
 
 def in_shell(block: Block, folder: Path, environment: dict[str, str]) -> str:
