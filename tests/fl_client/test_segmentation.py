@@ -87,7 +87,10 @@ def _counted(site: Site, spec: Spec, cap: int) -> np.ndarray:
     return counts
 
 
-def test_an_audit_plays_with_regions(tmp_path: Path, private: Spec) -> None:
+def test_an_audit_plays_with_regions(
+    tmp_path: Path, private: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_client.audit_gate.STATES", 16)  # each cuts its regions anew
     site = read_site(write_masked(tmp_path / "north", 24, patients=12))
     result = audit_site(site, private, (2.0, 1e-5), 1, games=100, seed=0, device="cpu")
     assert (result.images, result.unit, result.findings) == (12, "patient", [])
