@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fl_client.turns import LOCK
 from fl_server.deployment import Deployment
 from fl_server.following import COMPLETED, await_end
 from fl_server.progress import read_status
@@ -73,7 +74,8 @@ class Day:
     def until_training(self) -> None:
         """Kill a SuperNode while it fingerprints, approve at another, start the killed one."""
         self.deployment.submit(SETTINGS)
-        self.wait("fingerprints", lambda s: s["phase"] == "fingerprints")
+        at_its_gate = self.deployment.sites["digits-c"].folder / "state" / LOCK
+        self.wait("fingerprinting", lambda _: at_its_gate.exists())
         self.deployment.sites["digits-c"].kill()
         self.deployment.sites["digits-c"].start()
         photos = self.deployment.sites["photos"].folder
