@@ -115,6 +115,14 @@ def fingerprint(
             },
         )
     typer.echo(f"{made.line}, in {out}" + (f". {made.warning}" if made.warning else ""))
+    from fl_client.readers.folders import perhaps_sites
+
+    if names := perhaps_sites(folder):
+        typer.echo(
+            f"{names[0]} and {names[1]} were taken for classes, and hold the same subfolders: if "
+            f"they are sites, fingerprint each, as {folder / names[0]}",
+            err=True,
+        )
     if made.stages:
         from fl_client.stages import limit_line
 

@@ -12,6 +12,8 @@ from fl_client.readers.rows import Row
 from fl_client.readers.source import Source
 from protocol.errors import DataError
 
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
 
 def find_images(folder: Path, cut: Cut | None = None) -> list[Path]:
     """Return all image files below a folder, hidden ones left out, sorted by relative path.
@@ -82,6 +84,23 @@ def read_subfolders(folder: Path, cut: Cut | None = None) -> list[Row]:
         label = name.split("/", 1)[0]
         rows += [Row(s, (label,), s.subject or name) for s in open_file(path, cut)]
     return rows
+
+
+def perhaps_sites(folder: Path) -> list[str]:
+    """Return the names of class subfolders that look like sites: all hold the same subfolders.
+
+    Empty where there is a ``site.toml``, or the subfolders within are parts such as ``train``.
+    """
+    if (folder / "site.toml").exists():
+        return []
+    inner = {path.name: {p.name for p in _visible(path) if p.is_dir()} for path in _visible(folder)}
+    alike = list(inner.values())
+    same = len(alike) > 1 and len(alike[0]) > 1 and all(names == alike[0] for names in alike)
+    return sorted(inner) if same and not alike[0] <= _PARTS else []
+
+
+def _visible(folder: Path) -> list[Path]:
+    return list(folder.glob("[!.]*")) if folder.is_dir() else []
 
 
 def know_subjects(rows: Sequence[Row]) -> bool:

@@ -86,6 +86,21 @@ def test_fingerprint(tmp_path: Path, spec_file: Path, own_configuration: Path) -
     assert (out / "north.safetensors").read_bytes() == before
 
 
+def test_a_folder_of_sites_is_told_from_one_of_classes(tmp_path: Path, spec_file: Path) -> None:
+    folder = tmp_path / "hospitals"
+    write_classes(folder, {f"{site}/{label}": 2 for site in ("north", "south") for label in "ab"})
+    options = ("--spec", spec_file, "--out", tmp_path / "prints", "--device", "cpu")
+    said = run("fingerprint", folder, *options).output
+    assert "north and south were taken for classes, and hold the same subfolders: if they " in said
+    assert said.count(f"fingerprint each, as {folder / 'north'}") == 1
+    for name, parts in {
+        "x": ("a/test", "a/train", "b/test", "b/train"),
+        "y": ("a/p1", "b/p2"),
+    }.items():
+        classes = write_classes(tmp_path / name, dict.fromkeys(parts, 2))
+        assert "taken for classes" not in run("fingerprint", classes, *options).output
+
+
 def test_a_private_fingerprint_is_drawn_once(tmp_path: Path, spec_file: Path) -> None:
     out, report = tmp_path / "prints", tmp_path / "report.json"
     north = write_classes(tmp_path / "north", {"a": 12, "b": 12})
