@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fl_client.site_settings import parse_address
 from protocol.errors import SiteError
+from protocol.tls import trusting
 
 TIMEOUT = 5.0
 SECONDS_A_DAY = 86400
@@ -94,7 +95,7 @@ def probe(superlink: str, certificates: Path, timeout: float = TIMEOUT) -> Answe
 
 def _context(certificates: Path) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=str(certificates))
+        return trusting(certificates)
     except (ssl.SSLError, OSError) as error:
         raise SiteError(
             f"certificate {certificates} cannot be used ({error.strerror or error}): ask the "

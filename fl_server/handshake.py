@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fl_server.certificates import CA_CERT, CERT, KEY, hosts_of, read_certificate
 from protocol.errors import ConfigError
+from protocol.tls import trusting
 
 
 def try_out(tls: Path, hosts: Sequence[str]) -> None:
@@ -30,7 +31,7 @@ def try_out(tls: Path, hosts: Sequence[str]) -> None:
     try:
         # an empty password: openssl would ask for the passphrase of an encrypted key otherwise
         server.load_cert_chain(tls / CERT, tls / KEY, password="")
-        client = ssl.create_default_context(cafile=str(tls / CA_CERT))
+        client = trusting(tls / CA_CERT)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the certificates cannot be used ({error}): give a certificate, its unencrypted key "

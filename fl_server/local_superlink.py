@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from typing import Any
 
 from fl_server.background import Background
 from protocol.errors import FedprintError
+from protocol.tls import trusting
 
 SERVERAPP = "flwr-serverapp"
 START_SECONDS = 60.0
@@ -51,7 +51,7 @@ class LocalSuperLink:
         self.stop()
         command = [str(self._coordinator / "superlink.sh")]
         self._process = Background(command, self._log, self._environment)
-        trusted = ssl.create_default_context(cafile=str(self._coordinator / "tls" / "ca.crt"))
+        trusted = trusting(self._coordinator / "tls" / "ca.crt")
         deadline = time.monotonic() + START_SECONDS
         while self._process.running and time.monotonic() < deadline:
             try:

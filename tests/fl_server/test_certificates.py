@@ -32,6 +32,7 @@ from fl_server.handshake import try_out
 from protocol.errors import ConfigError
 from protocol.keys import generate_node_key, save_private_key
 from protocol.statement import utc_now
+from protocol.tls import trusting
 
 YEAR = timedelta(days=365)
 HOSTS = ["fl.example.org", "10.1.2.3", "2001:db8::7"]
@@ -55,14 +56,13 @@ def test_sites_accept_what_is_issued(tmp_path: Path, monkeypatch: pytest.MonkeyP
     issue(tmp_path, make_authority("north"), HOSTS, YEAR)
     try_out(tmp_path, [*HOSTS, "localhost", "127.0.0.1", "::1"])
     assert stat.S_IMODE((tmp_path / KEY).stat().st_mode) == 0o600
-    usual = ssl.create_default_context
 
-    def strict(cafile: str) -> ssl.SSLContext:
-        context = usual(cafile=cafile)
-        context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
+    def strict(authorities: Path) -> ssl.SSLContext:
+        context = trusting(authorities)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT  # other clients' default from 3.13 on
         return context
 
-    monkeypatch.setattr(handshake.ssl, "create_default_context", strict)
+    monkeypatch.setattr(handshake, "trusting", strict)
     try_out(tmp_path, HOSTS)
 
 
