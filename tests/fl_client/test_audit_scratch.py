@@ -13,9 +13,10 @@ import pytest
 from fl_client.audit_scratch import SCRATCH, fresh_state
 
 WAITS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from fl_client.audit_scratch import fresh_state
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
 with fresh_state(Path(sys.argv[1])) as state:
     print(state, flush=True)
     time.sleep(180)
