@@ -28,13 +28,9 @@ def models(
     from protocol.model_card import WEIGHTS
 
     require_models(run)
+    alone = ": card only, not every site signed shares_weights = true"
     for folder in write_models(run, out):
-        there = (
-            ""
-            if (folder / WEIGHTS).is_file()
-            else ": card only, not every site signed shares_weights = true"
-        )
-        typer.echo(f"{folder}{there}")
+        typer.echo(f"{folder}{'' if (folder / WEIGHTS).is_file() else alone}")
 
 
 def crate(

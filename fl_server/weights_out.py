@@ -39,14 +39,16 @@ def write_models(run: Path, out: Path | None = None) -> list[Path]:
     FedprintError
         If a file of the run is missing or damaged.
     """
-    folder, files = out or run / MODELS, dict(model_files(run))
-    groups = list(dict.fromkeys((folder / name).parent for name in files))
-    for group in groups:  # weights of an earlier run do not go with this one's card
-        (group / WEIGHTS).unlink(missing_ok=True)
-    for name, content in files.items():
-        mode = 0o600 if name.endswith(WEIGHTS) else 0o644
-        atomic_write(folder / name, content, mode=mode)
-    return groups
+    folder = out or run / MODELS
+    written: list[Path] = []
+    for name, content in model_files(run):
+        path = folder / name
+        weights = path.with_name(WEIGHTS)
+        if weights not in (path, *written):  # those of an earlier run do not go with this card
+            weights.unlink(missing_ok=True)
+        atomic_write(path, content, mode=0o600 if path == weights else 0o644)
+        written.append(path)
+    return list(dict.fromkeys(path.parent for path in written))
 
 
 def model_files(run: Path) -> Iterator[tuple[str, bytes]]:

@@ -101,13 +101,11 @@ def counted_overlap(counted: NDArray[np.int64], images: NDArray[np.int64]) -> Ov
     Without rounding, and in half the time, where there are few images.
     """
     below = counted.reshape(len(counted), -1)  # [k, m * e]
-    k, edges = below.shape
+    edges = below.shape[1]
     step = terms_at_once(int(images.max()))
     if step < _WORTHWHILE:
         return overlap([below / images[:, None]])
-    products = gram((below[:, i : i + step] for i in range(0, edges, step)), k)  # [k, k]
-    products /= images[:, None] * images * edges
-    return Overlap(products, below.sum(axis=1) / (images * edges))
+    return _whole_overlap((below[:, i : i + step] for i in range(0, edges, step)), images, edges)
 
 
 def histograms_overlap(counts: Sequence[Counts]) -> Overlap:
@@ -119,19 +117,30 @@ def histograms_overlap(counts: Sequence[Counts]) -> Overlap:
     step = terms_at_once(max(totals))
     if not all(totals) or step < _WORTHWHILE:
         return overlap(histograms_below(counts))
-    k, n = len(counts), np.array(totals, dtype=np.float64)  # [k]
+    k, (m, bins) = len(counts), counts[0].shape
     inner = summed_below(counts[0][None, :1]).size  # edges of a feature
-    sums, features = np.zeros(k), max(1, step // inner)
+    blocks = (
+        np.concatenate([summed_below(each[None, part].astype(np.float32)) for each in counts])
+        for part in feature_blocks(k, m, bins, most=step // inner)
+    )
+    return _whole_overlap((block.reshape(k, -1) for block in blocks), np.array(totals), m * inner)
 
-    def blocks() -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(counts[0]), features):
-            part = (each[None, start : start + features].astype(np.float32) for each in counts)
-            below = np.concatenate([summed_below(each) for each in part]).reshape(k, -1)  # [k, e]
-            np.add(sums, below.sum(axis=1, dtype=np.float64), out=sums)
-            yield below
 
-    products, edges = gram(blocks(), k), inner * len(counts[0])
-    return Overlap(products / (n[:, None] * n * edges), sums / (n * edges))
+def _whole_overlap(
+    blocks: Iterable[NDArray[np.integer[Any]] | NDArray[np.float32]],
+    totals: NDArray[np.int64],
+    edges: int,
+) -> Overlap:
+    """Return the overlap of whole numbers below edges, in blocks ``[k, e]``, of totals ``[k]``."""
+    sums = np.zeros(len(totals))
+
+    def summed() -> Iterator[NDArray[np.integer[Any]] | NDArray[np.float32]]:
+        for block in blocks:
+            np.add(sums, block.sum(axis=1, dtype=np.float64), out=sums)
+            yield block
+
+    products = gram(summed(), len(totals))  # [k, k]
+    return Overlap(products / (totals[:, None] * totals * edges), sums / (totals * edges))
 
 
 def takes_every_edge(bins: int, edges: int = 100) -> bool:
@@ -153,9 +162,9 @@ def spread_below(below: FloatArray) -> FloatArray:
     return np.asarray(2.0 * (below.mean(axis=1) - squares))
 
 
-def feature_blocks(k: int, m: int, bins: int) -> Iterator[slice]:
-    """Return slices of m features, as many at a time as keep k histograms of them small."""
-    step = max(1, _BLOCK_BYTES // (8 * max(1, k * bins)))
+def feature_blocks(k: int, m: int, bins: int, most: int | None = None) -> Iterator[slice]:
+    """Return slices of m features, as many at a time (at most) as keep k histograms small."""
+    step = max(1, min(_BLOCK_BYTES // (8 * max(1, k * bins)), m if most is None else most))
     return (slice(start, start + step) for start in range(0, m, step))
 
 

@@ -93,14 +93,14 @@ def perhaps_sites(folder: Path) -> list[str]:
     """
     if (folder / "site.toml").exists():
         return []
-    inner = {path.name: {p.name for p in _visible(path) if p.is_dir()} for path in _visible(folder)}
+    inner = {path.name: {p.name for p in _folders(path)} for path in _folders(folder)}
     alike = list(inner.values())
     same = len(alike) > 1 and len(alike[0]) > 1 and all(names == alike[0] for names in alike)
     return sorted(inner) if same and not alike[0] <= _PARTS else []
 
 
-def _visible(folder: Path) -> list[Path]:
-    return list(folder.glob("[!.]*")) if folder.is_dir() else []
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("[!.]*") if path.is_dir()]
 
 
 def know_subjects(rows: Sequence[Row]) -> bool:

@@ -90,6 +90,7 @@ def test_a_folder_of_sites_is_told_from_one_of_classes(tmp_path: Path, spec_file
     folder = tmp_path / "hospitals"
     write_classes(folder, {f"{site}/{label}": 2 for site in ("north", "south") for label in "ab"})
     options = ("--spec", spec_file, "--out", tmp_path / "prints", "--device", "cpu")
+    (folder / "README.txt").write_text("no folder")
     said = run("fingerprint", folder, *options).output
     assert "north and south were taken for classes, and hold the same subfolders: if they " in said
     assert said.count(f"fingerprint each, as {folder / 'north'}") == 1

@@ -92,6 +92,18 @@ def test_overlap_of_histograms_is_that_of_their_blocks(most: int, bins: int) -> 
     np.testing.assert_allclose(found.products, expected.products, rtol=1e-13)
 
 
+def test_overlap_of_many_small_sites_needs_little_memory() -> None:
+    """Single precision would hold the sums of all features at once; memory would not."""
+    counts = [np.zeros((600, 100), dtype=np.uint8) for _ in range(400)]
+    for site, each in enumerate(counts):
+        each[:, site % 100] = 2
+    tracemalloc.start()
+    histograms_overlap(counts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 2**26 < 2 * 4 * 400 * 600 * 99
+
+
 def test_products_of_counts_have_no_error() -> None:
     rng = np.random.default_rng(6)
     counts = rng.multinomial(600, rng.dirichlet(np.full(20, 0.05)), size=(5, 300))  # [k, m, b]
